@@ -1,0 +1,287 @@
+"""From what the user wrote to an `Operator`; what cannot work is refused here, with words."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from autostop_lab.dataflow.functions import (
+    BaseFunction,
+    BatchFunction,
+    FilterFunction,
+    FlatMapFunction,
+    MapFunction,
+    SinkFunction,
+    is_iterable,
+)
+from autostop_lab.dataflow.graph import Form, Kind, OneShot, Operator, label
+from autostop_lab.exceptions import ArgumentError, PipelineError
+
+#: The base class of each kind, and the method of a stream (or of the environment) that takes it.
+ROLES: Mapping[type[BaseFunction], tuple[Kind, str]] = {
+    BatchFunction: (Kind.SOURCE, "from_batch"),
+    MapFunction: (Kind.MAP, "map"),
+    FilterFunction: (Kind.FILTER, "filter"),
+    FlatMapFunction: (Kind.FLATMAP, "flatmap"),
+    SinkFunction: (Kind.SINK, "sink"),
+}
+
+
+def function_name(function: Any) -> str:
+    """Return a short printable name of a function, class, method or object."""
+    while isinstance(function, partial):
+        function = function.func
+    names = (getattr(function, "__qualname__", None), getattr(function, "__name__", None))
+    name = next((name for name in names if isinstance(name, str)), type(function).__qualname__)
+    name = name.rpartition("<locals>.")[2]
+    return name if name.isprintable() else ascii(name)
+
+
+def a_kind_of(value: Any) -> str:
+    """Return `value`'s type with an article: ``a list``, ``an int``, ``None``."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def refuse_async(what: str, function: Any) -> None:
+    """Refuse a function whose call does nothing but make a coroutine or an async generator."""
+    while isinstance(function, partial):
+        function = function.func
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise PipelineError(
+            f"{what} is an async function, and nothing here would await it. "
+            "Give a plain function, which may call asyncio.run(...)."
+        )
+
+
+def next_name(kind: Kind, name: str | None, operators: Collection[Operator]) -> str:
+    """Return the name of a new operator: `name`, or the kind with ``#2`` for the second of its kind.
+
+    Parameters
+    ----------
+    kind : Kind
+        What it does.
+    name : str or None
+        The user's name for it.
+    operators : collection of Operator
+        Those that are there already.
+
+    Raises
+    ------
+    PipelineError
+        The name is taken, or no name at all.
+    """
+    taken = {operator.name for operator in operators}
+    if name is None:
+        same = 1 + sum(operator.kind is kind for operator in operators)
+        while (default := kind.value if same == 1 else f"{kind}#{same}") in taken:
+            same += 1
+        return default
+    if not isinstance(name, str) or not name.strip():
+        raise PipelineError(
+            f"the name of an operator is a text, not {name!r}. Leave name= out for {kind.value!r}."
+        )
+    if name in taken:
+        raise PipelineError(
+            f"operator {name!r}: the pipeline has an operator of this name. "
+            "Choose another name=, or leave it out."
+        )
+    return name
+
+
+def function_operator(
+    kind: Kind, name: str, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Operator:
+    """Describe an operator that calls a function with each record.
+
+    Parameters
+    ----------
+    kind : Kind
+        What it does.
+    name : str
+        Its name.
+    function : object
+        A callable, a class with ``execute``, or an object with ``execute``.
+    args, kwargs : tuple, dict
+        For the class's constructor.
+
+    Returns
+    -------
+    Operator
+        The description.
+
+    Raises
+    ------
+    ArgumentError
+        The arguments do not fit the constructor.
+    PipelineError
+        It is none of these, or the class belongs to another operator.
+    """
+    shown = function_name(function)
+    what = label(name, shown)
+    form = executable_form(kind, what, function)
+    if form is None:
+        if not callable(function):
+            appends = f" For a list: {kind}(results.append)." if hasattr(function, "append") else ""
+            raise PipelineError(
+                f"{label(name, '')} takes a function, or a class or object with execute(), not "
+                f"{a_kind_of(function)}.{appends} If it was called on the way, give the function itself: "
+                f"{kind}(parse), not {kind}(parse(...))."
+            )
+        form = Form.CALLABLE
+        refuse_async(what, function)
+        refuse_generator(kind, what, function)
+    check_arguments(what, function, form, args, kwargs)
+    return Operator(kind, name, function, form, args, dict(kwargs), shown)
+
+
+def source_operator(name: str, source: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operator:
+    """Describe a source.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    source : object
+        An iterable, a callable that returns one, or a class or object with ``execute``.
+    args, kwargs : tuple, dict
+        For the class's constructor.
+
+    Returns
+    -------
+    Operator
+        The description.
+
+    Raises
+    ------
+    ArgumentError
+        The arguments do not fit the constructor.
+    PipelineError
+        It is none of these.
+    """
+    shown = function_name(source)
+    what = label(name, shown)
+    form = executable_form(Kind.SOURCE, what, source)
+    if form is None:
+        refuse_as_records(what, source)
+        form = Form.ITERABLE if is_iterable(source) else Form.CALLABLE
+        if form is Form.CALLABLE:
+            if not callable(source):
+                raise PipelineError(
+                    f"{what} cannot be read: {a_kind_of(source)} is not iterable. "
+                    "Give from_batch an iterable, a function that returns one, or a class with execute()."
+                )
+            refuse_async(what, source)
+    check_arguments(what, source, form, args, kwargs)
+    if form is Form.ITERABLE and isinstance(source, Iterator):
+        source = OneShot(source)
+    return Operator(Kind.SOURCE, name, source, form, args, dict(kwargs), shown)
+
+
+def call_operator(function: Any) -> Operator:
+    """Describe a job that is one callable.
+
+    Parameters
+    ----------
+    function : callable
+        Called without arguments.
+
+    Returns
+    -------
+    Operator
+        The description.
+
+    Raises
+    ------
+    PipelineError
+        It is no callable, or an async one.
+    """
+    shown = function_name(function)
+    if not callable(function):
+        raise PipelineError(
+            f"run({shown}) takes a function without arguments, not {a_kind_of(function)}. "
+            "If it was called on the way, give the function itself: run(main), not run(main())."
+        )
+    refuse_async(f"run({shown})", function)
+    return Operator(Kind.CALL, Kind.CALL.value, function, Form.CALLABLE, shown=shown)
+
+
+def refuse_as_records(what: str, source: Any) -> None:
+    """Refuse a source that is iterable, but hardly in the way that was meant."""
+    if isinstance(source, str | bytes | bytearray):
+        unit = "letters" if isinstance(source, str) else "numbers"
+        raise PipelineError(
+            f"{what} is one text, and would be read as its {unit}. "
+            f"Give from_batch([text]) for one record, or list(text) if the {unit} are meant."
+        )
+
+
+def executable_form(kind: Kind, what: str, function: Any) -> Form | None:
+    """Return CLASS or OBJECT for what has ``execute``, None for the rest; refuse what cannot be `kind`."""
+    is_class = isinstance(function, type)
+    # Static: to ask a service's handle for an attribute may wait for the service.
+    if inspect.getattr_static(function, "execute", None) is None:
+        return None
+    cls = function if is_class else type(function)
+    role = next((base for base, (of, _) in ROLES.items() if of is kind), BaseFunction)
+    if issubclass(cls, BaseFunction) and not issubclass(cls, role):
+        base = next((base for base in cls.__mro__ if base in ROLES), None)
+        hint = f"Use {ROLES[base][1]}() for it" if base else f"Derive it from {role.__name__}"
+        raise PipelineError(f"{what}: {cls.__name__} is not a {role.__name__}. {hint}.")
+    execute = function.execute
+    if getattr(execute, "__isabstractmethod__", False):
+        raise PipelineError(f"{what}: {cls.__name__} does not define execute(). Define it.")
+    refuse_async(f"execute() of {what}", execute)
+    refuse_generator(kind, f"execute() of {what}", execute)
+    return Form.CLASS if is_class else Form.OBJECT
+
+
+def refuse_generator(kind: Kind, what: str, function: Any) -> None:
+    """Refuse a generator function where a call of it would run none of its lines."""
+    if not inspect.isgeneratorfunction(function):
+        return
+    if kind is Kind.SOURCE:
+        raise PipelineError(
+            f"{what} contains yield; it is called once per record and returns it, None at the end. "
+            "For a generator, give from_batch the function itself, without a class around it."
+        )
+    if kind in (Kind.FILTER, Kind.SINK):
+        raise PipelineError(f"{what} contains yield, so a call runs none of its lines. Take the yield out.")
+
+
+def check_arguments(
+    what: str, function: Any, form: Form, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    """Refuse arguments that do not fit the class's constructor, or that nobody would take."""
+    if form is not Form.CLASS:
+        if args or kwargs:
+            given = ", ".join([*map(repr_short, args), *(f"{key}=" for key in kwargs)])
+            raise PipelineError(
+                f"{what} takes no further arguments ({given}); these go to the constructor of a class with "
+                "execute(). For a function, use functools.partial or a lambda."
+            )
+        return
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a class written in C may have none
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ArgumentError(
+            f"{what}: the arguments do not fit {function.__name__}{signature}: {error}. "
+            "Change the ones given here."
+        ) from None
+
+
+def repr_short(value: object) -> str:
+    """Return the repr of `value`, or its type where that is long or fails."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = ""
+    return text if text and len(text) <= 40 and text.isprintable() else f"<{type(value).__name__}>"

@@ -1,0 +1,1 @@
+"""THE USER'S DOOR. Where services are registered, pipelines written and jobs submitted."""

@@ -1,0 +1,429 @@
+"""`LocalEnvironment`: jobs and services of this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import Future
+from typing import Any
+
+from autostop_lab.dataflow.control import Control
+from autostop_lab.dataflow.graph import Graph, Pipeline
+from autostop_lab.dataflow.progress import Progress
+from autostop_lab.dispatcher import CellCode, Dispatcher, JobCode, ThreadCode, entries
+from autostop_lab.engines import LocalEngine
+from autostop_lab.environment.base import Environment, refuse_unknown_keywords
+from autostop_lab.environment.registry import registry
+from autostop_lab.exceptions import JobRunningError, PipelineError, ServiceStopError
+from autostop_lab.job.job import Job, JobOptions
+from autostop_lab.job.report import CleanupReport
+from autostop_lab.origin import Origin
+from autostop_lab.services.handle import HealthResult, ServiceHandle
+from autostop_lab.services.policies import ServicePolicy
+from autostop_lab.supervisor.loop import LoopThread, supervisor_loop
+from autostop_lab.supervisor.plan import start_levels, unknown_service
+from autostop_lab.supervisor.supervisor import Supervisor
+
+
+class LocalEnvironment(Environment):
+    """Services and jobs of this process.
+
+    An environment owns its services: they end with their job (``autostop=True``), with ``stop()``, ``close()`` or
+    the ``with`` block, and at the latest with the process. Made again by the same notebook cell under the same
+    name, it closes the former one first, and says so.
+
+    Parameters
+    ----------
+    name : str
+        Name of the environment and of its jobs.
+    policy : ServicePolicy or None
+        What services inherit that do not say otherwise.
+
+    Raises
+    ------
+    ConfigurationError
+        An argument makes no sense.
+
+    Examples
+    --------
+    >>> from autostop_lab import LocalEnvironment
+    >>> words = []
+    >>> env = LocalEnvironment("shout")
+    >>> env.from_batch(["a", "b"]).map(str.upper).sink(words.append)
+    >>> env.submit(autostop=True).state
+    <JobState.SUCCEEDED: 'succeeded'>
+    >>> words
+    ['A', 'B']
+    """
+
+    def __init__(self, name: str, *, policy: ServicePolicy | None = None, **unknown: Any) -> None:
+        refuse_unknown_keywords("LocalEnvironment", unknown, ("policy",))
+        super().__init__(name, policy=policy)
+        self._lock = threading.RLock()
+        self._loop: LoopThread | None = None
+        self._supervisor: Supervisor | None = None
+        self._submitted: tuple[Pipeline, ...] = ()
+        self._closing_report: CleanupReport | None = None
+        former = registry.made_by(name, self.cell)
+        if isinstance(former, LocalEnvironment):
+            report = former.close()
+            if report.services:
+                print(f"environment {name!r} of this cell's earlier run is closed: {report.headline}")
+        registry.add(self)
+
+    # -- the supervisor ------------------------------------------------------------------------------------
+
+    def _supervise(self) -> tuple[LoopThread, Supervisor]:
+        """Return the loop and the supervisor, with all registered services taken in."""
+        with self._lock:
+            if self._loop is None or self._supervisor is None:
+                self._loop = supervisor_loop()
+                self._supervisor = self._loop.run(_make_supervisor())
+            loop, supervisor = self._loop, self._supervisor
+            new = [
+                slot
+                for name, slot in self._slots.items()
+                if name not in supervisor.units or supervisor.units[name].slot is not slot
+            ]
+            if new:
+                loop.run(_add_all(supervisor, new))
+            return loop, supervisor
+
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        assert self._loop is not None
+        return self._loop.run(coroutine)
+
+    def _is_in_use(self, name: str) -> bool:
+        job = self.last_job
+        if job is not None and not job.is_over:
+            return True
+        return self._supervisor is not None and name in self._supervisor.live()
+
+    def _check_dependencies(self) -> None:
+        start_levels({name: slot.spec.policy.depends_on for name, slot in self._slots.items()})
+
+    # -- jobs ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start all registered services without a job, for work across several cells.
+
+        Later jobs keep them (``kept`` in the receipt); ``stop()``, ``close()``, the end of ``with`` or of the process
+        ends them. Services that run already stay as they are.
+
+        Raises
+        ------
+        DependencyError
+            Unknown, circular or self dependency; nothing was started.
+        ServiceStartError, ExceptionGroup
+            One or several failed; what this call had started is stopped again.
+        """
+        self._check_open()
+        self._check_dependencies()
+        loop, supervisor = self._supervise()
+        self._fresh.clear()
+        names = [name for name in self._slots if name not in supervisor.live()]
+        origin = Origin()
+        starting = loop.submit(_start_or_roll_back(supervisor, names, origin))
+        try:
+            _wait_interruptibly(starting)
+        except KeyboardInterrupt:
+            loop.run(supervisor.stop(names, reason="interrupted"))
+            raise
+
+    def submit(
+        self,
+        autostop: bool | str = False,
+        wait: bool | None = None,
+        timeout_s: float | None = None,
+        cancel_timeout_s: float = 5.0,
+        shutdown_timeout_s: float = 30.0,
+    ) -> Job:
+        """Run what was declared since the last submit as a job; with nothing new, the same as last time.
+
+        Parameters
+        ----------
+        autostop : bool or "on-success"
+            True: the services end with the job. ``"on-success"``: those of a job that failed stay, for a look.
+            False: they stay until ``stop()``, ``close()``, the end of ``with`` or of the process.
+        wait : bool or None
+            Whether to return only when the job is over and clean, and to raise what it failed with; None is
+            True with autostop, and False without.
+        timeout_s : float or None
+            Longest duration of the job in seconds, before its cleanup; None for no limit.
+        cancel_timeout_s : float
+            How long job code has to end when it was asked to, in seconds; then it is abandoned.
+        shutdown_timeout_s : float
+            Longest cleanup in seconds; then what is left is killed.
+
+        Returns
+        -------
+        Job
+            The job: over if it was waited for, else running.
+
+        Raises
+        ------
+        JobRunningError
+            A job of this environment is not over.
+        PipelineError, DependencyError, ConfigurationError
+            What was declared cannot run; nothing was started.
+        BaseException
+            If it was waited for: what the job failed with, the user's own exception with notes.
+        """
+        options = self._options(autostop, timeout_s, cancel_timeout_s, shutdown_timeout_s)
+        job, _ = self._launch(options, self._thread_code)
+        if wait if wait is not None else autostop:
+            job.result()
+        elif autostop is False and self._slots:
+            names = ", ".join(self._slots)
+            print(
+                f"job {self.name!r} runs; its services ({names}) live until env.stop(), env.close(), the end of "
+                "`with`, or of this process."
+            )
+        return job
+
+    def submit_cell(self, options: JobOptions, *, interrupt: Callable[[], None]) -> tuple[Job, CellCode]:
+        """Begin a job whose code the caller runs itself, as the notebook's magic does.
+
+        Parameters
+        ----------
+        options : JobOptions
+            As for `submit`.
+        interrupt : callable
+            Interrupts the body; may be called from any thread.
+
+        Returns
+        -------
+        tuple of Job and CellCode
+            The job, and the code: wait for its ``began`` (or for the job, which may end before), run the body, tell
+            the code of its ``end``, then take ``job.result()``. A pipeline that the body declared runs in between.
+        """
+
+        def follow_up(job: Job, control: Control, origin: Origin) -> JobCode | None:
+            pipelines = self._graph.pipelines()
+            if not pipelines:
+                return None
+            self._graph = Graph(self)
+            job.progress = Progress(pipelines)
+            return self._thread_code(job, pipelines, control, origin)
+
+        def make_code(job: Job, _: tuple[Pipeline, ...], control: Control, origin: Origin) -> JobCode:
+            return CellCode(interrupt, lambda: follow_up(job, control, origin))
+
+        job, code = self._launch(options, make_code, needs_pipelines=False)
+        assert isinstance(code, CellCode)
+        return job, code
+
+    def _thread_code(self, job: Job, pipelines: tuple[Pipeline, ...], control: Control, origin: Origin) -> JobCode:
+        def work() -> Any:
+            return LocalEngine().run(
+                pipelines, control=control, progress=job.progress, services=lambda name: self._handle(name)
+            )
+
+        return ThreadCode(job, work, control, origin, drains=not pipelines[0].is_callable)
+
+    def _handle(self, name: str) -> ServiceHandle:
+        if name not in self._slots:
+            raise unknown_service(name, self._slots)
+        return ServiceHandle(self._slots[name])
+
+    def _launch(
+        self,
+        options: JobOptions,
+        make_code: Callable[[Job, tuple[Pipeline, ...], Control, Origin], JobCode],
+        *,
+        needs_pipelines: bool = True,
+    ) -> tuple[Job, JobCode]:
+        """Make a job of what was declared and begin it."""
+        with self._lock:
+            self._check_open()
+            if self.last_job is not None and not self.last_job.is_over:
+                raise JobRunningError(
+                    f"environment {self.name!r} is busy with job {self.last_job.id} ({self.last_job.state}). Wait for "
+                    "it with env.last_job.wait(), or end it with env.last_job.stop() or .cancel().",
+                    job=self.last_job.name,
+                    job_id=self.last_job.id,
+                )
+            pipelines = self._take_pipelines() if needs_pipelines else ()
+            self._check_dependencies()
+            loop, supervisor = self._supervise()
+            origin = Origin()
+            control = Control()
+            job = Job(
+                self.name, options=options, control=control, progress=Progress(pipelines), slots=dict(self._slots)
+            )
+            code = make_code(job, pipelines, control, origin)
+            self._fresh.clear()
+            dispatcher = Dispatcher(
+                job,
+                code,
+                supervisor,
+                control=control,
+                loop=loop,
+                origin=origin,
+                is_shared=lambda: bool(registry.running_jobs() - {job}),
+            )
+            self.last_job = job
+            registry.add_job(job)
+            loop.post(dispatcher.begin)
+            return job, code
+
+    def _take_pipelines(self) -> tuple[Pipeline, ...]:
+        declared = self._graph.pipelines()
+        if declared:
+            self._submitted = declared
+            self._graph = Graph(self)
+        if not self._submitted:
+            raise PipelineError(
+                f"environment {self.name!r} has nothing to run: declare a pipeline with from_batch(...)...sink(...), "
+                "or a callable with run(function). env.start() starts services without a job."
+            )
+        return self._submitted
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def stop(self) -> CleanupReport:
+        """Cancel the job if it still runs, and stop all services; the environment can be used again.
+
+        Returns
+        -------
+        CleanupReport
+            What became of the services. `CleanupReport.check` raises what went wrong.
+        """
+        began_s = time.monotonic()
+        job = self.last_job
+        if job is not None and not job.is_over:
+            job.cancel(f"environment {self.name!r} was stopped")
+            job.wait()
+        if self._supervisor is None or self._loop is None:
+            return CleanupReport(title=f"environment {self.name!r}", state="stopped")
+        live = self._supervisor.live()
+        stopping = self._loop.submit(self._supervisor.stop(live, reason="environment stopped"))
+        _wait_interruptibly(stopping, on_interrupt=self._hurry)
+        services = entries(self._supervisor, live)
+        if not live and job is not None and job.report is not None:
+            services = tuple(entry for entry in job.report.services if entry.outcome != "kept")
+        return CleanupReport(
+            title=f"environment {self.name!r}",
+            state="stopped",
+            elapsed_s=time.monotonic() - began_s,
+            services=services,
+        )
+
+    def _hurry(self) -> None:
+        if self._loop is not None and self._supervisor is not None:
+            self._loop.post(self._supervisor.hurry)
+
+    def close(self) -> CleanupReport:
+        """Cancel the job if it still runs, and stop all services, for good; a second call returns the same report.
+
+        Returns
+        -------
+        CleanupReport
+            What became of the services.
+        """
+        if self._closing_report is None:
+            self._closing_report = self.stop()
+            self._is_closed = True
+            registry.remove(self)
+        return self._closing_report
+
+    def close_at_exit(self, budget_s: float) -> Callable[[], None]:
+        """Begin to close at the end of the process, within `budget_s`; the returned function waits for the end."""
+        self._is_closed = True
+        job = self.last_job
+        if self._supervisor is None or self._loop is None:
+            return lambda: None
+        loop, supervisor = self._loop, self._supervisor
+        if job is not None and not job.is_over:
+            job.cancel("the process ends")
+        stopping = loop.submit(supervisor.stop(supervisor.live(), reason="the process ends", timeout_s=budget_s))
+
+        def wait() -> None:
+            stopping.exception(budget_s + 1.0)
+
+        return wait
+
+    # -- orders of handles ---------------------------------------------------------------------------------
+
+    def start_service(self, name: str) -> None:
+        """Start one service, what it depends on first."""
+        self._check_open()
+        self._check_dependencies()
+        loop, supervisor = self._supervise()
+        loop.run(supervisor.start([name], Origin()))
+
+    def stop_service(self, name: str) -> None:
+        """Stop one service, what depends on it first."""
+        self._end_service(name, kill=False)
+
+    def kill_service(self, name: str) -> None:
+        """End one service without a grace period, what depends on it first."""
+        self._end_service(name, kill=True)
+
+    def _end_service(self, name: str, *, kill: bool) -> None:
+        loop, supervisor = self._supervise()
+        unit = supervisor.unit(name)
+        if not unit.is_live:
+            return
+        loop.run(supervisor.stop([name], reason="killed by hand" if kill else "stopped by hand", kill=kill))
+        if unit.life.errors or unit.life.survivor:
+            phase, error = unit.life.errors[0] if unit.life.errors else ("stop", None)
+            raise ServiceStopError(
+                f"service {name!r} was stopped by hand, and that failed: {error or unit.life.survivor}",
+                service=name,
+                phase=phase,
+            ) from error
+
+    def restart_service(self, name: str) -> None:
+        """Stop one service and start it anew, with what depends on it and was running."""
+        loop, supervisor = self._supervise()
+        loop.run(_restart(supervisor, name))
+
+    def check_service(self, name: str) -> HealthResult:
+        """Look at one service."""
+        loop, supervisor = self._supervise()
+        unit = supervisor.unit(name)
+        result: HealthResult = loop.run(unit.check_health(unit.slot.spec.policy.call_timeout_s))
+        return result
+
+
+async def _make_supervisor() -> Supervisor:
+    return Supervisor()
+
+
+async def _add_all(supervisor: Supervisor, slots: Iterable[Any]) -> None:
+    for slot in slots:
+        supervisor.add(slot)
+
+
+async def _start_or_roll_back(supervisor: Supervisor, names: list[str], origin: Origin) -> None:
+    try:
+        await supervisor.start(names, origin)
+    except BaseException:
+        await supervisor.stop(names, reason="another service did not start")
+        raise
+
+
+async def _restart(supervisor: Supervisor, name: str) -> None:
+    live = set(supervisor.live())
+    await supervisor.stop([name], reason="restarted by hand")
+    again = [other for other in supervisor.units if other == name or (other in live and other not in supervisor.live())]
+    await supervisor.start(again, Origin())
+
+
+def _wait_interruptibly(future: Future[Any], *, on_interrupt: Callable[[], object] | None = None) -> Any:
+    """Wait for a future; an interrupt goes on at once, or after `on_interrupt` when the future is done."""
+    interrupt: KeyboardInterrupt | None = None
+    while True:
+        try:
+            value = future.result()
+            break
+        except KeyboardInterrupt as raised:
+            if on_interrupt is None or future.done():
+                raise
+            interrupt = raised
+            on_interrupt()
+    if interrupt is not None:
+        raise interrupt
+    return value

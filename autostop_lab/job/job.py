@@ -1,0 +1,413 @@
+"""`Job`: the handle of one run of a pipeline, a callable or a cell, with the services it needs."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Protocol
+
+from autostop_lab.dataflow.control import Control
+from autostop_lab.dataflow.progress import Progress
+from autostop_lab.diagrams import ServiceSnapshot, Snapshot, lifecycle_svg
+from autostop_lab.events import Bus, Event, JobMoved, ServiceMoved
+from autostop_lab.exceptions import CleanupWarning
+from autostop_lab.job.report import CleanupReport, seconds
+from autostop_lab.lifecycle import JOB_TABLE, JobState, JobTrigger, Machine
+from autostop_lab.services.handle import ServiceHandle, ServiceSlot
+from autostop_lab.services.logs import LogLine
+from autostop_lab.services.runtime import describe_error
+from autostop_lab.supervisor.plan import unknown_service
+
+#: How often an awaited job lets the event loop look for an interrupt, in seconds: ipykernel delivers the interrupt
+#: of an ``await`` only when its loop wakes up (ipykernel issue 881).
+TICK_S = 0.1
+
+
+class JobOrders(Protocol):
+    """Who carries out what a job is told: its dispatcher. Each returns at once."""
+
+    def stop(self, reason: str) -> None:
+        """Drain it."""
+
+    def cancel(self, reason: str) -> None:
+        """Cancel it."""
+
+    def interrupt(self) -> None:
+        """Cancel it for the user's interrupt."""
+
+    def hurry(self) -> None:
+        """Skip its grace periods."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """What was asked of one job; times in seconds, as in `submit`."""
+
+    autostop: bool | str = False
+    timeout_s: float | None = None
+    cancel_timeout_s: float = 5.0
+    shutdown_timeout_s: float = 30.0
+
+
+class Job:
+    """One run of a pipeline, a callable or a cell, with the services it needs.
+
+    A job is made by ``env.submit()`` or ``%%autostop_job``, never by hand. It is over when its services are
+    cleaned (or kept, as was asked), not before.
+
+    Attributes
+    ----------
+    id, name : str
+        A short unique id, and the name of its environment.
+    autostop : bool or "on-success"
+        What was asked for.
+    stopping : threading.Event
+        Set when the job is asked to end; job code may wait on it.
+    progress : Progress
+        Exact record counts per operator; ``str(job.progress)`` shows them.
+    """
+
+    def __init__(
+        self, name: str, *, options: JobOptions, control: Control, progress: Progress, slots: Mapping[str, ServiceSlot]
+    ) -> None:
+        self.id = secrets.token_hex(4)
+        self.name = name
+        self.options = options
+        self.stopping = control.stopping
+        self.progress = progress
+        self.bus = Bus()
+        self._slots = dict(slots)
+        self._machine = Machine(JOB_TABLE, name)
+        self._orders: JobOrders | None = None
+        self._reason = ""
+        self.began_s = time.monotonic()
+        self._moved_s: list[tuple[JobState, float]] = [(JobState.PENDING, self.began_s)]
+        self._started_at = time.time()
+        self._ended_at: float | None = None
+        self._report: CleanupReport | None = None
+        self._result: Any = None
+        self._exception: BaseException | None = None
+        self._done = threading.Event()
+        self._when_done: list[Callable[[], object]] = []
+        self._lock = threading.Lock()
+        self._has_warned = False
+
+    # -- what a user reads ---------------------------------------------------------------------------------
+
+    @property
+    def autostop(self) -> bool | str:
+        """What was asked for: True, False or ``"on-success"``."""
+        return self.options.autostop
+
+    @property
+    def state(self) -> JobState:
+        """Where the job is."""
+        return self._machine.state
+
+    @property
+    def reason(self) -> str:
+        """Why it is there, in words; "" where the state says all."""
+        return self._reason
+
+    @property
+    def started_at(self) -> float:
+        """When it was submitted, in seconds since the epoch."""
+        return self._started_at
+
+    @property
+    def ended_at(self) -> float | None:
+        """When all was over, in seconds since the epoch; None before."""
+        return self._ended_at
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since it was submitted, up to its end."""
+        first = self.began_s
+        return (self._moved_s[-1][1] if self.is_over else time.monotonic()) - first
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended and everything is cleaned."""
+        return self._done.is_set()
+
+    @property
+    def services(self) -> dict[str, ServiceHandle]:
+        """Handles of its services, by name."""
+        return {name: ServiceHandle(slot) for name, slot in self._slots.items()}
+
+    @property
+    def report(self) -> CleanupReport | None:
+        """The receipt; None before the job is over."""
+        return self._report
+
+    @property
+    def exception(self) -> BaseException | None:
+        """What `result` raises; None if the job succeeded or is not over."""
+        return self._exception
+
+    def events(self) -> tuple[Event, ...]:
+        """Return everything that has happened to the job and its services, oldest first."""
+        return self.bus.record()
+
+    def logs(self, service: str | None = None) -> tuple[LogLine, ...]:
+        """Return the log lines of a service, or of all services in order of time.
+
+        Parameters
+        ----------
+        service : str or None
+            Name of the service; None for all.
+
+        Returns
+        -------
+        tuple of LogLine
+            The lines that are kept, oldest first.
+
+        Raises
+        ------
+        UnknownServiceError
+            The job has no such service.
+        """
+        if service is None:
+            lines = [line for slot in self._slots.values() for line in slot.ring.lines()]
+            return tuple(sorted(lines, key=lambda line: line.at))
+        if service not in self._slots:
+            raise unknown_service(service, self._slots)
+        return self._slots[service].ring.lines()
+
+    def summary(self) -> str:
+        """Return the whole story in five lines or fewer."""
+        why = f" ({self.reason})" if self.reason else ""
+        lines = [f"job {self.name!r} [{self.id}]: {self.state}{why}, {seconds(self.elapsed_s)}"]
+        services = ", ".join(f"{slot.name} {slot.state}" for slot in self._slots.values())
+        lines.append(f"services: {services or 'none'}")
+        counts = self.progress.snapshot()
+        if counts.operators:
+            lines.append(f"records: {counts.records} taken, {counts.records_per_s:.0f}/s")
+        if self._exception is not None:
+            lines.append(f"error: {describe_error(self._exception)}")
+        if self._report is not None:
+            lines.append(f"receipt: {self._report.headline.partition('; ')[2]}")
+        return "\n".join(lines)
+
+    # -- what a user orders --------------------------------------------------------------------------------
+
+    def stop(self, reason: str = "stopped") -> None:
+        """Drain: finish what is inside and take nothing new, then clean up. Returns at once; a job over stays so."""
+        if self._orders is not None:
+            self._orders.stop(reason)
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Discard what is inside and clean up. Returns at once; a job over stays so."""
+        if self._orders is not None:
+            self._orders.cancel(reason)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the job is over and everything is clean.
+
+        An interrupt while waiting is an interrupt of the job: it is stopped and cleaned, then KeyboardInterrupt
+        goes on; a second one skips the grace periods.
+
+        Parameters
+        ----------
+        timeout_s : float or None
+            Longest wait in seconds; None waits as long as it takes.
+
+        Returns
+        -------
+        bool
+            Whether the job is over.
+        """
+        interrupt: KeyboardInterrupt | None = None
+        while True:
+            try:
+                is_over = self._done.wait(None if interrupt is not None else timeout_s)
+                break
+            except KeyboardInterrupt as raised:
+                if self._orders is None:
+                    raise
+                if interrupt is None:
+                    interrupt = raised
+                    self._orders.interrupt()
+                else:
+                    self._orders.hurry()
+        if interrupt is not None:
+            raise interrupt
+        if is_over:
+            self._warn()
+        return is_over
+
+    def result(self) -> Any:
+        """Wait until the job is over and return its value, or raise what it failed with.
+
+        Raises
+        ------
+        BaseException
+            The job code's own exception, with notes on operator, record and receipt.
+        JobTimeoutError, JobCancelledError, ServiceStartError, ServiceCrashedError
+            What ended the job otherwise.
+        """
+        self.wait()
+        if self._exception is not None:
+            raise self._exception
+        return self._result
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Await the job's value; cancelling that cancels the job, and ends when it is clean."""
+        return self._wait_in_loop().__await__()
+
+    async def _wait_in_loop(self) -> Any:
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+
+        def tell() -> None:
+            if not over.done():
+                over.set_result(None)
+
+        self.when_done(lambda: loop.call_soon_threadsafe(tell))
+        was_cancelled = False
+        while not over.done():
+            try:
+                await asyncio.wait({over}, timeout=TICK_S)
+            except asyncio.CancelledError:
+                if self._orders is not None:
+                    self._orders.hurry() if was_cancelled else self._orders.interrupt()
+                was_cancelled = True
+        if was_cancelled:
+            raise asyncio.CancelledError
+        self._warn()
+        if self._exception is not None:
+            raise self._exception
+        return self._result
+
+    def _warn(self) -> None:
+        with self._lock:
+            if self._has_warned:
+                return
+            self._has_warned = True
+        if self._exception is None and self._report is not None:
+            trouble = [f"{entry.name} ({entry.note})" for entry in self._report.services if entry.is_trouble]
+            if trouble:
+                warnings.warn(
+                    f"job {self.name!r} succeeded, but not its cleanup: {'; '.join(trouble)}. "
+                    "print(job.report) says more.",
+                    CleanupWarning,
+                    stacklevel=4,
+                )
+
+    # -- how it is shown -----------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Return what is to be drawn of it now."""
+        now = time.monotonic()
+        since = {event.service: event.at_monotonic_s for event in self.events() if isinstance(event, ServiceMoved)}
+        outcomes = {entry.name: entry for entry in self._report.services} if self._report is not None else {}
+        services = []
+        for slot in self._slots.values():
+            entry = outcomes.get(slot.name)
+            address = f"{slot.endpoint.host}:{slot.endpoint.port}" if slot.endpoint and slot.endpoint.port else ""
+            services.append(
+                ServiceSnapshot(
+                    name=slot.name,
+                    kind=slot.spec.kind,
+                    state=slot.state,
+                    since_s=now - since.get(slot.name, now),
+                    outcome=str(entry.outcome) if entry is not None else "",
+                    detail=(entry.note if entry is not None else "") or slot.reason or address,
+                )
+            )
+        first = self.began_s
+        return Snapshot(
+            name=self.name,
+            id=self.id,
+            state=self.state,
+            reason=self.reason,
+            elapsed_s=self.elapsed_s,
+            visited=tuple((state, at - first) for state, at in self._moved_s),
+            services=tuple(services),
+        )
+
+    def __repr__(self) -> str:
+        """Return name, id and state."""
+        return f"<job {self.name!r} [{self.id}]: {self.state}>"
+
+    def _repr_mimebundle_(self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None) -> Any:
+        """Return text and HTML with the picture and the receipt, without any widget."""
+        picture = lifecycle_svg(self.snapshot())
+        receipt = self._report._repr_html_() if self._report is not None else ""
+        error = f"<pre>{escape(describe_error(self._exception))}</pre>" if self._exception is not None else ""
+        return {"text/plain": self.summary(), "text/html": f"<div>{picture}{error}{receipt}</div>"}
+
+    # -- what its dispatcher does --------------------------------------------------------------------------
+
+    def attach(self, orders: JobOrders) -> None:
+        """Take the dispatcher that carries out orders."""
+        self._orders = orders
+
+    def accepts(self, trigger: JobTrigger) -> bool:
+        """Return whether `trigger` moves it from where it is."""
+        return self._machine.accepts(trigger)
+
+    def move(self, trigger: JobTrigger, reason: str = "") -> JobState:
+        """Make a move of the job's table, publish it, and return the new state."""
+        row = self._machine.step(trigger)
+        self._reason = reason or self._reason
+        event = JobMoved(
+            job=self.name, source=row.source, target=row.target, trigger=row.trigger, why=row.why, reason=reason
+        )
+        self._moved_s.append((row.target, event.at_monotonic_s))
+        self.bus.publish(event)
+        return row.target
+
+    def finish(self, *, result: Any, exception: BaseException | None, report: CleanupReport) -> None:
+        """Take the end of the job, and tell whoever waits for it."""
+        self._result, self._exception, self._report = result, exception, report
+        self._ended_at = time.time()
+        self.bus.close()
+        with self._lock:
+            self._done.set()
+            callbacks, self._when_done = self._when_done, []
+        for callback in callbacks:
+            callback()
+
+    def when_done(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once, from whatever thread, when the job is over; at once if it is."""
+        with self._lock:
+            if not self._done.is_set():
+                self._when_done.append(callback)
+                return
+        callback()
+
+
+_current: ContextVar[Job | None] = ContextVar("autostop_lab_current_job", default=None)
+
+
+def current_job() -> Job:
+    """Return the job whose code calls this.
+
+    Raises
+    ------
+    LookupError
+        The calling code is not part of a job.
+    """
+    job = _current.get()
+    if job is None:
+        raise LookupError(
+            "this code is not part of a job; current_job() works in operators, callables and cells of one."
+        )
+    return job
+
+
+def run_as(job: Job, function: Callable[[], Any]) -> Any:
+    """Call `function` as code of `job`, so that `current_job` finds it there."""
+    token = _current.set(job)
+    try:
+        return function()
+    finally:
+        _current.reset(token)

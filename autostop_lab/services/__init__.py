@@ -1,0 +1,1 @@
+"""WHAT A JOB NEEDS. Service, Command, specs, policies, probes, handles; one file per runtime."""

@@ -1,0 +1,176 @@
+"""`Command`: any program as a service."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autostop_lab.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from autostop_lab.services.probes import Probe
+    from autostop_lab.services.service import ServiceContext
+
+_PLACEHOLDER = re.compile(r"\{(host|workdir|port|port:[A-Za-z_]\w*)\}")
+MAIN_PORT = "port"
+
+
+def placeholders(texts: Sequence[str]) -> set[str]:
+    """Return the names of the placeholders in `texts`, without braces."""
+    return {name for text in texts for name in _PLACEHOLDER.findall(text)}
+
+
+def fill(text: str, values: Mapping[str, Callable[[], object]]) -> str:
+    """Replace our placeholders in `text`, literally; other braces stay."""
+    return _PLACEHOLDER.sub(lambda match: str(values[match[1]]()), text)
+
+
+class Command:
+    """A program that a job needs, in a session of its own.
+
+    What is not given to the constructor is taken from the class, so a subclass may simply set ``argv``. In `argv`,
+    `env`, `cwd`, `stop_argv` and the probe, ``{port}``, ``{port:NAME}``, ``{host}`` and ``{workdir}`` are replaced;
+    a port is chosen free for each start. The program inherits environment and working directory.
+
+    A subclass may define ``cleanup()`` (after the program has ended), ``health_check()`` and public methods; the
+    methods run in the caller and find `host`, `port`, `ports` and `workdir` on ``self``.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        Program and arguments.
+    env : mapping of str to str
+        Added to the inherited environment.
+    cwd : str or path or None
+        Working directory; None inherits ours.
+    ready : probe or None
+        `TcpReady`, `HttpReady`, `LogReady` or `CallReady`; None is ready once launched.
+    stop_signal : signal
+        The polite signal, to the whole process group.
+    stop_argv : sequence of str or None
+        A program that asks it to end, in place of the signal.
+    stdin : str, bytes, ``subprocess.PIPE`` or None
+        What it reads; PIPE stays open until the service stops, None is empty.
+    """
+
+    argv: Sequence[str | PathLike[str]] = ()
+    env: Mapping[str, str] = {}  # a default for subclasses to replace, never changed
+    cwd: str | PathLike[str] | None = None
+    ready: Probe | None = None
+    stop_signal: int = signal.SIGTERM
+    stop_argv: Sequence[str | PathLike[str]] | None = None
+    stdin: str | bytes | int | None = None
+    __context: ServiceContext | None = None
+
+    def __init__(
+        self,
+        argv: Sequence[str | PathLike[str]] | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | PathLike[str] | None = None,
+        ready: Probe | None = None,
+        stop_signal: int | None = None,
+        stop_argv: Sequence[str | PathLike[str]] | None = None,
+        stdin: str | bytes | int | None = None,
+    ) -> None:
+        given = {
+            "argv": argv,
+            "env": env,
+            "cwd": cwd,
+            "ready": ready,
+            "stop_signal": stop_signal,
+            "stop_argv": stop_argv,
+            "stdin": stdin,
+        }
+        self.__dict__.update({name: value for name, value in given.items() if value is not None})
+
+    __port: int | None = None
+    __ports: Mapping[str, int] = {}  # replaced as a whole for each start
+
+    def _autostop_attach(self, context: ServiceContext, *, port: int | None, ports: Mapping[str, int]) -> None:
+        self.__context = context
+        self.__port = port
+        self.__ports = ports
+
+    @property
+    def host(self) -> str:
+        """The loopback address on which it is to listen."""
+        return "127.0.0.1"
+
+    @property
+    def port(self) -> int | None:
+        """What ``{port}`` stands for in this life; where there is no such placeholder, the port that `ready` names."""
+        return self.__port
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The named ports of this life."""
+        return dict(self.__ports)
+
+    @property
+    def workdir(self) -> Path:
+        """A private folder (0700), made on first use and removed with the service."""
+        if self.__context is None:
+            raise ConfigurationError(f"{type(self).__name__} has a workdir only while it is a running service.")
+        return self.__context.instance.workdir
+
+    @property
+    def logger(self) -> Any:
+        """A logger whose lines are shown as this service's."""
+        if self.__context is None:
+            raise ConfigurationError(f"{type(self).__name__} has a logger only while it is a running service.")
+        return self.__context.logger
+
+    def _autostop_check(self, service: str) -> None:
+        """Refuse what can never be launched.
+
+        Raises
+        ------
+        ConfigurationError
+            A field makes no sense.
+        """
+        for name in ("argv", "stop_argv"):
+            value = getattr(self, name)
+            if name == "stop_argv" and value is None:
+                continue
+            if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+                raise ConfigurationError(
+                    f"service {service!r}: {name}={value!r} must be a list of words, as shlex.split() gives them."
+                )
+            if not value:
+                raise ConfigurationError(f"service {service!r}: {name} is empty; name the program to run.")
+            for word in value:
+                if not isinstance(word, str | PathLike):
+                    raise ConfigurationError(f"service {service!r}: {name} holds {word!r}, which is not a string.")
+        if not isinstance(self.env, Mapping) or not all(
+            isinstance(key, str) and isinstance(value, str) for key, value in self.env.items()
+        ):
+            raise ConfigurationError(f"service {service!r}: env must map strings to strings.")
+        if not (self.stdin is None or isinstance(self.stdin, str | bytes) or self.stdin == subprocess.PIPE):
+            raise ConfigurationError(f"service {service!r}: stdin must be text, bytes, subprocess.PIPE or None.")
+        try:
+            signal.Signals(self.stop_signal)
+        except ValueError:
+            raise ConfigurationError(
+                f"service {service!r}: stop_signal={self.stop_signal!r} is not a signal of this machine."
+            ) from None
+        if self.ready is not None and not hasattr(self.ready, "describe"):
+            raise ConfigurationError(
+                f"service {service!r}: ready={self.ready!r} is not a probe; "
+                "use TcpReady, HttpReady, LogReady or CallReady."
+            )
+
+    def _autostop_texts(self) -> list[str]:
+        """Return every text in which placeholders are replaced."""
+        return [
+            *(fspath(word) for word in self.argv),
+            *(fspath(word) for word in self.stop_argv or ()),
+            *self.env.values(),
+            *([fspath(self.cwd)] if self.cwd is not None else []),
+            *(self.ready.texts() if self.ready is not None else []),
+        ]

@@ -1,0 +1,236 @@
+"""Runtime ``thread``: a Python object in this process.
+
+Its hooks run in a thread of the service's own, one after another. A hook that hangs cannot be ended from here:
+the service is abandoned, named with the stack where it hangs, and its ``cleanup()`` is called from another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from autostop_lab.exceptions import ServiceUnavailableError
+from autostop_lab.origin import Origin
+from autostop_lab.reaper.session import current_session
+from autostop_lab.services.gate import CallGate, carrying_turns
+from autostop_lab.services.handle import HealthResult, ServiceHandle, ServiceSlot
+from autostop_lab.services.runtime import Exit, Runtime, describe_error, details_of
+from autostop_lab.services.service import HOOKS, ServiceContext, construct, hook
+from autostop_lab.services.threads import HookError, HookThread, ServiceLoop, call_in_thread
+
+
+class ObjectEndpoint:
+    """Calls the methods of an object in this process, within its limit of concurrent calls."""
+
+    def __init__(self, service: object, slot: ServiceSlot, gate: CallGate, loop: ServiceLoop) -> None:
+        self.host: str | None = None
+        self.port: int | None = None
+        self.ports: dict[str, int] = {}
+        self._service = service
+        self._slot = slot
+        self._gate = gate
+        self._loop = loop
+
+    def methods(self) -> Iterable[str]:
+        """Return the names of its public methods."""
+        return [
+            name
+            for name in dir(type(self._service))
+            if not name.startswith("_") and name not in HOOKS and callable(getattr(self._service, name, None))
+        ]
+
+    def bind(self, method: str) -> Callable[..., Any]:
+        """Return the function that calls `method`, waiting for its turn."""
+        function = getattr(self._service, method)
+        gate, slot = self._gate, self._slot
+        acquire, release, wait_turn = gate.turn.acquire, gate.turn.release, gate.wait_turn
+        timeout_s = slot.spec.policy.call_timeout_s
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            is_held = acquire(False) or wait_turn(timeout_s)
+            try:
+                if gate.is_closed or is_held is None:
+                    raise self._refusal(method, timeout_s, is_closed=gate.is_closed)
+                return function(*args, **kwargs)
+            finally:
+                if is_held:
+                    release()
+
+        if not inspect.iscoroutinefunction(function):
+            return call
+        finish = self._loop.finish
+
+        def call_async(*args: Any, **kwargs: Any) -> Any:
+            is_held = acquire(False) or wait_turn(timeout_s)
+            try:
+                if gate.is_closed or is_held is None:
+                    raise self._refusal(method, timeout_s, is_closed=gate.is_closed)
+                with carrying_turns(frozenset({gate})):
+                    return finish(function(*args, **kwargs))
+            finally:
+                if is_held:
+                    release()
+
+        return call_async
+
+    def _refusal(self, method: str, timeout_s: float, *, is_closed: bool) -> ServiceUnavailableError:
+        if is_closed:
+            return self._slot.unavailable()
+        return ServiceUnavailableError(
+            f"service {self._slot.name!r}: {method}() had no turn within {timeout_s:g} s, since other calls "
+            f"take theirs. Raise call_timeout_s, or max_concurrent_calls if the service is thread-safe.",
+            service=self._slot.name,
+            phase="call",
+        )
+
+
+class ThreadRuntime(Runtime):
+    """One life of a Python object in this process.
+
+    Parameters
+    ----------
+    slot : ServiceSlot
+        Whose life it is.
+    origin : Origin
+        Under whose cell its output appears.
+    find_service : callable
+        ``name -> ServiceHandle`` for what it depends on.
+    """
+
+    phase = "construct"
+
+    def __init__(self, slot: ServiceSlot, origin: Origin, find_service: Callable[[str], ServiceHandle]) -> None:
+        super().__init__(slot)
+        self._origin = origin
+        self._instance = current_session().new_instance(slot.name)
+        self._context = ServiceContext(slot.name, self._instance, slot.ring, find_service)
+        self._gate = CallGate(slot.spec.policy.max_concurrent_calls)
+        self._loop = ServiceLoop(origin, f"event loop of service {slot.name}")
+        self._service: object = None
+        self._is_made = False
+        self._hooks = HookThread(origin, f"service {slot.name}")
+        self._spare: HookThread | None = None
+        self._runner: HookThread | None = None
+        self._starting: asyncio.Future[Any] | None = None
+
+    async def launch(self) -> None:
+        """Make the object and call its ``start()``; begin its ``run()`` if it has one."""
+        self._starting = self._hooks.call(self._begin)
+        await asyncio.shield(self._starting)
+        run = hook(self._service, "run")
+        if run is not None:
+            self._runner = HookThread(self._origin, f"run of service {self.slot.name}")
+            running = self._runner.call(lambda: self._loop.finish(run()))
+            self._runner.close()
+            running.add_done_callback(self._note_run_end)
+        self.endpoint = ObjectEndpoint(self._service, self.slot, self._gate, self._loop)
+
+    def _begin(self) -> None:
+        spec = self.slot.spec
+        self._service = construct(spec.target, spec.args, spec.kwargs, self._context)
+        self._is_made = True
+        self.phase = "start"
+        self._call_hook("start")
+
+    def _call_hook(self, name: str) -> Any:
+        function = hook(self._service, name) if self._is_made else None
+        return self._loop.finish(function()) if function is not None else None
+
+    def _note_run_end(self, running: asyncio.Future[Any]) -> None:
+        if not running.cancelled():
+            error = running.exception()
+            self.note_exit(Exit(error=error.cause if isinstance(error, HookError) else error))
+
+    async def stop(self) -> None:
+        """Refuse new calls, let those inside finish within half of the grace period, call ``stop()``."""
+        self.phase = "stop"
+        self._context.stopping.set()
+        self._gate.close()
+        patience_s = self.slot.spec.policy.stop_timeout_s / 2
+        if self._starting is not None and not self._starting.done():
+            await asyncio.wait({self._starting}, timeout=patience_s)
+        error: BaseException | None = None
+        try:
+            await self._free_thread().call(lambda: self._stop_in_thread(patience_s))
+        except Exception as raised:
+            error = raised
+        if self._runner is not None:
+            await asyncio.wait({self.exited})
+        if error is not None:
+            raise error
+
+    def _stop_in_thread(self, patience_s: float) -> None:
+        self._gate.wait_empty(patience_s)
+        self._call_hook("stop")
+
+    def _free_thread(self) -> HookThread:
+        if not self._hooks.is_busy:
+            return self._hooks
+        if self._spare is None or self._spare.is_busy:
+            self._spare = HookThread(self._origin, f"cleanup of service {self.slot.name}")
+        return self._spare
+
+    async def kill(self) -> None:
+        """Cancel its coroutines and wait for its threads: nothing here can end those."""
+        self._context.stopping.set()
+        self._gate.close()
+        self._loop.cancel()
+        while any(thread.is_busy for thread in self._threads()):
+            await asyncio.sleep(0.01)
+
+    async def settle(self) -> None:
+        """Refuse further calls: what ended is an object, and nothing of it runs on."""
+        self._context.stopping.set()
+        self._gate.close()
+
+    def _threads(self) -> list[HookThread]:
+        return [thread for thread in (self._hooks, self._runner, self._spare) if thread is not None]
+
+    async def cleanup(self) -> None:
+        """Call ``cleanup()``, if there is an object that has one."""
+        self.phase = "cleanup"
+        if not self._is_made or hook(self._service, "cleanup") is None:
+            return
+        await self._free_thread().call(lambda: self._call_hook("cleanup"))
+
+    def release(self) -> None:
+        """Let go of its threads, loop and folder."""
+        self.endpoint = None
+        self.note_exit(Exit())
+        self._loop.close()
+        for thread in self._threads():
+            thread.close()
+        self._instance.remove()
+
+    async def check_health(self) -> HealthResult:
+        """Call its ``health_check()`` in a thread of its own: a hung one blocks nobody."""
+        began = time.monotonic()
+        healthy, error = True, None
+        details: dict[str, Any] = {}
+        check = hook(self._service, "health_check")
+        if check is not None:
+            try:
+                answer = await call_in_thread(
+                    lambda: self._loop.finish(check()),
+                    origin=self._origin,
+                    name=f"health check of service {self.slot.name}",
+                )
+                healthy, details = details_of(answer)
+                error = None if healthy else f"health_check() returned {answer!r}"
+            except Exception as raised:
+                healthy, error = False, describe_error(raised)
+        return HealthResult(
+            state=self.slot.state,
+            is_healthy=healthy,
+            details=details,
+            latency_s=time.monotonic() - began,
+            error=error,
+        )
+
+    def survivor(self) -> str:
+        """Return the names and stacks of threads that still run its code."""
+        busy = [thread for thread in self._threads() if thread.is_busy]
+        return "\n".join(thread.survivor() for thread in busy)

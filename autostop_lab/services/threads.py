@@ -1,0 +1,181 @@
+"""Threads for the hooks of services, awaited from the event loop of their supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any
+
+from autostop_lab.origin import Origin
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if not future.done():
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+
+def _mark_retrieved(future: asyncio.Future[Any]) -> None:
+    # A hook that fails after its supervisor has given it up is in the receipt already.
+    if not future.cancelled():
+        future.exception()
+
+
+class HookError(Exception):
+    """Carries a BaseException of user code (SystemExit, KeyboardInterrupt) through the event loop as `cause`.
+
+    An event loop would end on the bare one.
+    """
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class HookThread:
+    """A daemon thread that calls functions one after another; a hung one holds nobody but itself.
+
+    Parameters
+    ----------
+    origin : Origin
+        Under whose cell its output appears.
+    name : str
+        What it is for.
+    """
+
+    def __init__(self, origin: Origin, name: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._calls: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = SimpleQueue()
+        self.is_busy = False
+        self.thread = origin.start_thread(self._work, name=name)
+
+    def call(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Call `function` in the thread after what was given before; the future has its value or `HookError`."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        future.add_done_callback(_mark_retrieved)
+        self.is_busy = True
+        self._calls.put((function, future))
+        return future
+
+    def close(self) -> None:
+        """Let the thread end when it is through with what it has."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (item := self._calls.get()) is not None:
+            function, future = item
+            result, error = None, None
+            try:
+                result = function()
+            except Exception as raised:
+                error = raised
+            except BaseException as raised:
+                error = HookError(raised)
+            self.is_busy = not self._calls.empty()
+            post(self._loop, future, result, error)
+            del item, function, future, result, error
+
+    def survivor(self) -> str:
+        """Return its name and where it is now, in traceback form."""
+        return f"thread {self.thread.name!r} is still at\n{stack_of(self.thread)}"
+
+
+def post(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], result: Any, error: BaseException | None
+) -> None:
+    """Settle a future of another thread's loop; a loop that is gone no longer waits for it."""
+    try:
+        loop.call_soon_threadsafe(_settle, future, result, error)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
+
+
+def call_in_thread(function: Callable[[], Any], *, origin: Origin, name: str) -> asyncio.Future[Any]:
+    """Call `function` once in a daemon thread of its own; the future has its value or its exception."""
+    thread = HookThread(origin, name)
+    future = thread.call(function)
+    thread.close()
+    return future
+
+
+def stack_of(thread: threading.Thread) -> str:
+    """Return where a thread is now, in traceback form; "" if it has ended."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return "".join(traceback.format_stack(frame)) if frame is not None and thread.is_alive() else ""
+
+
+class ServiceLoop:
+    """An event loop of a service's own, for its async hooks and methods; its thread starts with the first of them."""
+
+    def __init__(self, origin: Origin, name: str) -> None:
+        self._origin = origin
+        self._name = name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+        self.thread: threading.Thread | None = None
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self.thread = self._origin.start_thread(self._work, name=self._name)
+            return self._loop
+
+    def _work(self) -> None:
+        loop = self._loop
+        assert loop is not None
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    def finish(self, value: Any) -> Any:
+        """Return `value`, awaited in this loop if it is a coroutine; blocks the calling thread."""
+        if not asyncio.iscoroutine(value):
+            return value
+        loop = self._running()
+        if threading.current_thread() is self.thread:
+            value.close()
+            raise RuntimeError(
+                "an async method of a service was called from the service's own event loop without await; "
+                "await self.method(...) there."
+            )
+        return asyncio.run_coroutine_threadsafe(value, loop).result()
+
+    def cancel(self) -> None:
+        """Cancel what runs in the loop: unlike a thread, a hung coroutine can be ended."""
+        self._tell(self._cancel_all)
+
+    def close(self) -> None:
+        """Cancel what still runs in the loop and let its thread end."""
+        self._tell(self._stop)
+
+    def _tell(self, order: Callable[[asyncio.AbstractEventLoop], None]) -> None:
+        with self._lock:
+            if self._loop is not None and not self._loop.is_closed():
+                with suppress(RuntimeError):  # closed in between
+                    self._loop.call_soon_threadsafe(order, self._loop)
+
+    @staticmethod
+    def _stop(loop: asyncio.AbstractEventLoop) -> None:
+        loop.stop()
+
+    @staticmethod
+    def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()

@@ -1,0 +1,116 @@
+"""What every test runs under: the leak check.
+
+It shares no code with what it checks: it reads /proc and the threading module by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+#: What may go on for the life of the process: one thread, its event loop's descriptors.
+OURS_FOR_LIFE = ("autostop-lab: supervisor",)
+SETTLING_S = 5.0
+
+
+def carriers() -> set[tuple[int, str]]:
+    """Return the processes that carry one of our session ids, and our child processes, zombies among them."""
+    found = set()
+    for process in psutil.process_iter():
+        try:
+            is_ours = "AUTOSTOP_LAB_SESSION" in process.environ()
+        except (psutil.Error, OSError):
+            continue
+        if is_ours:
+            found.add((process.pid, process.name()))
+    me = psutil.Process()
+    for child in me.children():
+        try:
+            found.add((child.pid, child.name()))
+        except psutil.Error:
+            continue
+    return found
+
+
+def descriptors() -> set[str]:
+    found = set()
+    folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
+    for entry in os.listdir(folder):
+        try:
+            found.add(f"{entry} {os.readlink(f'{folder}/{entry}')}" if sys.platform == "linux" else entry)
+        except OSError:
+            continue
+    return found
+
+
+def session_folders() -> set[str]:
+    return {str(path) for path in Path(tempfile.gettempdir()).glob("autostop_lab-*/*")}
+
+
+def threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name not in OURS_FOR_LIFE}
+
+
+def belongings() -> dict[str, set[Any]]:
+    return {
+        "processes": carriers(),
+        "threads": threads(),
+        "descriptors": descriptors(),
+        "session folders": session_folders(),
+        "signal handlers": {(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)},
+    }
+
+
+@pytest.fixture(autouse=True)
+def leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a process, thread, descriptor, folder or signal handler behind.
+
+    A test that provokes a thread which cannot be ended marks itself with ``leaves_thread(name)``: threads whose
+    names contain it are let be.
+    """
+    allowed = [str(mark.args[0]) for mark in request.node.iter_markers("leaves_thread")]
+    start_supervisor_loop()
+    before = belongings()
+    yield
+    deadline = time.monotonic() + SETTLING_S
+    while (left := leaks(before, allowed)) and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.02)
+    if left:
+        pytest.fail(f"left behind: {left}", pytrace=False)
+
+
+def leaks(before: dict[str, set[Any]], allowed: list[str]) -> dict[str, set[Any]]:
+    after = belongings()
+    left = {what: after[what] - before[what] for what in after}
+    left["threads"] = {t for t in left["threads"] if not any(name in t.name for name in allowed)}
+    return {what: values for what, values in left.items() if values}
+
+
+def start_supervisor_loop() -> None:
+    """Start what lives as long as the process, so that it is not taken for a leak of the first test."""
+    from autostop_lab.supervisor.loop import supervisor_loop
+
+    supervisor_loop().run(asyncio.sleep(0))
+
+
+@pytest.fixture(autouse=True)
+def no_lost_exceptions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test in which an exception ended a thread, or was lost in a destructor."""
+    lost: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: lost.append(f"{args.thread}: {args.exc_value!r}"))
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: lost.append(f"{args.object!r}: {args.exc_value!r}"))
+    yield
+    assert not lost

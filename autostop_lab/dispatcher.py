@@ -258,6 +258,7 @@ class Dispatcher:
         self._verdict: Verdict | None = None
         self._result: Any = None
         self._code_ended = asyncio.Event()
+        self._is_code_abandoned = False
         self._starting: asyncio.Future[None] | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._lost: list[str] = []
@@ -360,6 +361,7 @@ class Dispatcher:
     def _abandon_code(self) -> None:
         if self._job.accepts(JobTrigger.GRACE_OVER) and not self._code_ended.is_set():
             self._job.move(JobTrigger.GRACE_OVER)
+            self._is_code_abandoned = True
             self._code_ended.set()
 
     def _note_timeout(self, timeout_s: float) -> None:
@@ -441,8 +443,8 @@ class Dispatcher:
 
     async def _find_leaks(self, before: Belongings, *, is_shared: bool) -> list[Leak]:
         leaks = []
-        if (abandoned := self._code.survivor()) is not None:
-            leaks.append(abandoned)
+        if self._is_code_abandoned and (survivor := self._code.survivor()) is not None:
+            leaks.append(survivor)
         if Belongings.now() - before:
             live = self._supervisor.units.values()
             ours = frozenset(unit.life.pid for unit in live if unit.life.pid is not None)

@@ -82,13 +82,10 @@ def next_name(kind: Kind, name: str | None, operators: Collection[Operator]) -> 
             same += 1
         return default
     if not isinstance(name, str) or not name.strip():
-        raise PipelineError(
-            f"the name of an operator is a text, not {name!r}. Leave name= out for {kind.value!r}."
-        )
+        raise PipelineError(f"the name of an operator is a text, not {name!r}. Leave name= out for {kind.value!r}.")
     if name in taken:
         raise PipelineError(
-            f"operator {name!r}: the pipeline has an operator of this name. "
-            "Choose another name=, or leave it out."
+            f"operator {name!r}: the pipeline has an operator of this name. Choose another name=, or leave it out."
         )
     return name
 
@@ -235,7 +232,8 @@ def executable_form(kind: Kind, what: str, function: Any) -> Form | None:
     execute = function.execute
     if getattr(execute, "__isabstractmethod__", False):
         raise PipelineError(f"{what}: {cls.__name__} does not define execute(). Define it.")
-    refuse_async(f"execute() of {what}", execute)
+    for name in ("execute", "open", "close"):
+        refuse_async(f"{name}() of {what}", getattr(function, name, None))
     refuse_generator(kind, f"execute() of {what}", execute)
     return Form.CLASS if is_class else Form.OBJECT
 
@@ -253,9 +251,7 @@ def refuse_generator(kind: Kind, what: str, function: Any) -> None:
         raise PipelineError(f"{what} contains yield, so a call runs none of its lines. Take the yield out.")
 
 
-def check_arguments(
-    what: str, function: Any, form: Form, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> None:
+def check_arguments(what: str, function: Any, form: Form, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Refuse arguments that do not fit the class's constructor, or that nobody would take."""
     if form is not Form.CLASS:
         if args or kwargs:
@@ -273,8 +269,7 @@ def check_arguments(
         signature.bind(*args, **kwargs)
     except TypeError as error:
         raise ArgumentError(
-            f"{what}: the arguments do not fit {function.__name__}{signature}: {error}. "
-            "Change the ones given here."
+            f"{what}: the arguments do not fit {function.__name__}{signature}: {error}. Change the ones given here."
         ) from None
 
 

@@ -24,8 +24,7 @@ from autostop_lab.dataflow.graph import Kind
 
 #: ``(gate, records) -> counts``: records taken, then the records behind each filter and flatmap.
 RunBatch: TypeAlias = Callable[[list[int], Iterator[Any]], tuple[int, ...]]
-#: Called with the counts when the gate is empty within a flatmap's records; returns whether to discard the
-#: rest.
+#: Gets the counts when the gate is empty within a flatmap's records; returns whether to discard the rest.
 Pause: TypeAlias = Callable[..., bool]
 
 
@@ -66,8 +65,7 @@ class FusedLoop:
     positions : mapping
         ``line -> position of the operator`` to which the line belongs.
     loops : mapping
-        ``line -> name`` of what is iterated there, for the lines that iterate what a flatmap's function
-        returned.
+        ``line -> name`` of what is iterated there, for lines that iterate what a flatmap's function returned.
     """
 
     text: str

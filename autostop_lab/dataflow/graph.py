@@ -235,6 +235,7 @@ class Graph:
         for chain in self._chains:
             if not chain.is_finished:
                 last = chain.operators[-1]
+                self.forget(chain)  # so that a corrected notebook cell can be run again
                 what = "is never used" if last.kind is Kind.SOURCE else "has no sink behind it"
                 raise PipelineError(
                     f"{last.label}: its stream {what}, so its records would go nowhere. "

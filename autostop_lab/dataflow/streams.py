@@ -133,9 +133,7 @@ class DataStream:
         return f"<DataStream {names}>"
 
 
-def from_batch(
-    graph: Graph, source: Any, /, *args: Any, name: str | None = None, **kwargs: Any
-) -> DataStream:
+def from_batch(graph: Graph, source: Any, /, *args: Any, name: str | None = None, **kwargs: Any) -> DataStream:
     """Begin a pipeline that ends when its source does.
 
     Parameters

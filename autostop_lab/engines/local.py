@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 class BatchSizes:
     """How many records are taken before the engine looks up to bring its counts up to date.
 
-    Neither latency nor a stop depends on it: each record goes through at once, and orders end a batch
-    anywhere.
+    Neither latency nor a stop depends on it: each record goes through at once, and an order ends any batch.
 
     Attributes
     ----------
@@ -40,8 +39,7 @@ class BatchSizes:
     longest : int
         Most records in a batch.
     grow_below_s : float
-        A batch that took less, in seconds from its first record's reading, is followed by one of twice its
-        size.
+        A batch that took less (from before its first record is read) is followed by one of twice its size.
     shrink_above_s : float
         A batch that took more is followed by one of half its size.
     """
@@ -228,8 +226,7 @@ class PipelineRun:
                 raise stop
             self._before = added(self._before, counts)
             self._progress.note(self._before)
-            # A gate that somebody has emptied says nothing about the source; a full one was not the reason to
-            # end.
+            # An empty gate is what ended the batch; with a full one it was the source.
             if gate and counts[0] < size:
                 return
 

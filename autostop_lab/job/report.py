@@ -86,10 +86,8 @@ class ServiceEntry:
     def note(self) -> str:
         """What is worth saying beside the outcome, on one line."""
         notes = [f"{phase}: {describe_error(error)}" for phase, error in self.errors]
-        if self.exit is not None and not self.exit.is_clean and self.exit.error is None:
-            notes.append(f"ended by itself with {self.exit}")
-        elif self.exit is not None and self.exit.is_clean:
-            notes.append("ended by itself")
+        if self.exit is not None:
+            notes.append("ended by itself" + ("" if self.exit.is_clean else f" with {self.exit}"))
         elif self.exit_code is not None and self.outcome is not Outcome.STOPPED:
             notes.append(str(Exit(code=self.exit_code)))
         if self.survivor:

@@ -155,10 +155,8 @@ class Table(Generic[State, Trigger]):
 
     @cached_property
     def ending(self) -> frozenset[State]:
-        """Live states that lead to rest and nowhere else, and need no further order to stop."""
-        return frozenset(
-            s for s in self.live if self.stop not in self.triggers_from(s) and self.at_rest & self.reachable_from(s)
-        )
+        """Live states that take no order to stop: they lead to rest by themselves."""
+        return frozenset(s for s in self.live if self.stop not in self.triggers_from(s))
 
 
 _S, _T = ServiceState, ServiceTrigger
@@ -178,14 +176,14 @@ SERVICE_TABLE: Table[ServiceState, ServiceTrigger] = Table(
         Row(_S.RUNNING, _T.PROBE_FAILED, _S.UNHEALTHY, "its health check failed too often"),
         Row(_S.RUNNING, _T.RUN_ENDED, _S.WAITING, "this run is over; its schedule has the next one"),
         Row(_S.RUNNING, _T.EXITED, _S.STOPPED, "it ended by itself, cleanly"),
-        Row(_S.RUNNING, _T.DIED_RETRY, _S.BACKOFF, "it died; its policy says: again"),
+        Row(_S.RUNNING, _T.DIED_RETRY, _S.BACKOFF, "it ended by itself; its policy says: again"),
         Row(_S.RUNNING, _T.DIED_FINAL, _S.CRASHED, "it died; its policy says: no more"),
         Row(_S.RUNNING, _T.STOP, _S.STOPPING, "it is no longer needed; the grace period begins"),
         Row(_S.RUNNING, _T.KILL, _S.KILLING, "it is ended without a grace period"),
         Row(_S.UNHEALTHY, _T.PROBE_OK, _S.RUNNING, "its health check passes again"),
         Row(_S.UNHEALTHY, _T.RUN_ENDED, _S.WAITING, "this run is over; its schedule has the next one"),
         Row(_S.UNHEALTHY, _T.EXITED, _S.STOPPED, "it ended by itself, cleanly"),
-        Row(_S.UNHEALTHY, _T.DIED_RETRY, _S.BACKOFF, "it died; its policy says: again"),
+        Row(_S.UNHEALTHY, _T.DIED_RETRY, _S.BACKOFF, "it ended by itself; its policy says: again"),
         Row(_S.UNHEALTHY, _T.DIED_FINAL, _S.CRASHED, "it died; its policy says: no more"),
         Row(_S.UNHEALTHY, _T.STOP, _S.STOPPING, "it is no longer needed; the grace period begins"),
         Row(_S.UNHEALTHY, _T.KILL, _S.KILLING, "it is ended without a grace period"),

@@ -21,6 +21,9 @@ from autostop_lab.services.runtime import Exit, Runtime, describe_error, details
 from autostop_lab.services.service import HOOKS, ServiceContext, construct, hook
 from autostop_lab.services.threads import HookError, HookThread, ServiceLoop, call_in_thread
 
+#: How long threads get to end that were asked and are late, in seconds.
+LAST_MOMENT_S = 0.1
+
 
 class ObjectEndpoint:
     """Calls the methods of an object in this process, within its limit of concurrent calls."""
@@ -174,12 +177,13 @@ class ThreadRuntime(Runtime):
         return self._spare
 
     async def kill(self) -> None:
-        """Cancel its coroutines and wait for its threads: nothing here can end those."""
+        """Cancel its coroutines; nothing here can end its threads, so they get one last moment."""
         self._context.stopping.set()
         self._gate.close()
         self._loop.cancel()
-        while any(thread.is_busy for thread in self._threads()):
-            await asyncio.sleep(0.01)
+        deadline = time.monotonic() + LAST_MOMENT_S
+        while any(thread.is_busy for thread in self._threads()) and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
 
     async def settle(self) -> None:
         """Refuse further calls: what ended is an object, and nothing of it runs on."""

@@ -53,14 +53,21 @@ class HookThread:
     def __init__(self, origin: Origin, name: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._calls: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = SimpleQueue()
-        self.is_busy = False
+        # Each is written by one thread only: by the loop's, and by the one that works.
+        self._given = 0
+        self._done = 0
         self.thread = origin.start_thread(self._work, name=name)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has something to call, or calls it."""
+        return self._done < self._given
 
     def call(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
         """Call `function` in the thread after what was given before; the future has its value or `HookError`."""
         future: asyncio.Future[Any] = self._loop.create_future()
         future.add_done_callback(_mark_retrieved)
-        self.is_busy = True
+        self._given += 1
         self._calls.put((function, future))
         return future
 
@@ -78,7 +85,7 @@ class HookThread:
                 error = raised
             except BaseException as raised:
                 error = HookError(raised)
-            self.is_busy = not self._calls.empty()
+            self._done += 1
             post(self._loop, future, result, error)
             del item, function, future, result, error
 

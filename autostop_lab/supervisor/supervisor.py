@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 from autostop_lab.events import ServiceMoved
 from autostop_lab.exceptions import ServiceStartError, UnknownServiceError
@@ -14,7 +16,7 @@ from autostop_lab.services.program import ProgramRuntime
 from autostop_lab.services.runtime import Exit, Runtime
 from autostop_lab.services.thread import ThreadRuntime
 from autostop_lab.supervisor.plan import start_levels, unknown_service, with_dependants, with_needed
-from autostop_lab.supervisor.unit import ANSWERING, Unit
+from autostop_lab.supervisor.unit import ANSWERING, Unit, set_signal
 
 #: After the first failed start of a level, how long others may take to fail too, in seconds, before those that are
 #: still on their way are stopped: so several failures come together, and one does not wait for the slowest.
@@ -46,6 +48,9 @@ class Supervisor:
         self.listeners: list[Callable[[ServiceMoved], None]] = []
         self.exit_listeners: list[Callable[[Unit, Exit], None]] = []
         self._origin = Origin()
+        # Who is being ended, by how many calls of `stop`, and the signal that somebody is in a hurry.
+        self._ending: Counter[str] = Counter()
+        self._hurried: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def add(self, slot: ServiceSlot) -> None:
         """Take a service in; one of the same name that is at rest is replaced."""
@@ -178,17 +183,28 @@ class Supervisor:
             Whether to skip the grace periods from the start.
         """
         wanted = with_dependants(names, self.dependencies)
-        hurry = None
-        if timeout_s is not None:
-            hurry = asyncio.get_running_loop().call_later(timeout_s, self.hurry)
+        loop = asyncio.get_running_loop()
+        if self._hurried.done():
+            self._hurried = loop.create_future()
+        self._ending.update(wanted)
+        timer = loop.call_later(timeout_s, self.hurry) if timeout_s is not None else None
+        levels = []
         try:
             for level in reversed(start_levels(self.dependencies)):
-                await asyncio.gather(*(self.units[name].stop(reason, kill=kill) for name in level if name in wanted))
+                stops = (self.units[name].stop(reason, kill=kill) for name in level if name in wanted)
+                levels.append(asyncio.gather(*stops))
+                # In a hurry the others do not wait for their turn.
+                watched: set[asyncio.Future[Any]] = {levels[-1], self._hurried}
+                await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.gather(*levels)
         finally:
-            if hurry is not None:
-                hurry.cancel()
+            self._ending.subtract(wanted)
+            if timer is not None:
+                timer.cancel()
 
     def hurry(self) -> None:
-        """Skip what is left of grace periods, of all services that are being ended or will be."""
-        for unit in self.units.values():
-            unit.hurry()
+        """Skip what is left of grace periods, of all services that are being ended or wait for their turn."""
+        set_signal(self._hurried)
+        for name, count in self._ending.items():
+            if count > 0:
+                self.units[name].hurry()

@@ -124,7 +124,7 @@ class Unit:
         if self.is_live and self.state not in SERVICE_TABLE.ending:
             was_starting = self.state is ServiceState.STARTING
             self._move(ServiceTrigger.KILL if kill else ServiceTrigger.STOP, reason)
-            _set(self._stop_asked)
+            set_signal(self._stop_asked)
             if not was_starting:
                 self._work = asyncio.ensure_future(self._end(is_polite=not kill))
         if kill:
@@ -133,7 +133,7 @@ class Unit:
 
     def hurry(self) -> None:
         """Skip what is left of its grace periods."""
-        _set(self._hurry)
+        set_signal(self._hurry)
 
     async def settled(self) -> None:
         """Wait for whatever is being done with it."""
@@ -313,6 +313,7 @@ class Unit:
         )
 
 
-def _set(signal: asyncio.Future[None]) -> None:
+def set_signal(signal: asyncio.Future[None]) -> None:
+    """Resolve a future that stands for something that happens once; a second time changes nothing."""
     if not signal.done():
         signal.set_result(None)

@@ -72,6 +72,14 @@ class AsyncParse(MapFunction):
         return record
 
 
+class AsyncOpen(MapFunction):
+    async def open(self) -> None:
+        pass
+
+    def execute(self, record: Any) -> Any:
+        return record
+
+
 REFUSED: dict[str, tuple[Callable[[Graph], Any], str]] = {
     "text": (lambda g: from_batch(g, "text"), r"operator 'source' \(str\) is one text.*from_batch\(\[text\]\)"),
     "bytes": (lambda g: from_batch(g, b"text"), r"read as its numbers.*from_batch\(\[text\]\)"),
@@ -94,6 +102,10 @@ REFUSED: dict[str, tuple[Callable[[Graph], Any], str]] = {
     "async map": (lambda g: from_batch(g, [1]).map(fetch), r"operator 'map' \(fetch\) is an async function"),
     "async partial": (lambda g: from_batch(g, [1]).map(functools.partial(fetch)), "is an async function"),
     "async execute": (lambda g: from_batch(g, [1]).map(AsyncParse), r"execute\(\) of operator 'map'.*is an async"),
+    "async open": (
+        lambda g: from_batch(g, [1]).map(AsyncOpen),
+        r"open\(\) of operator 'map' \(AsyncOpen\) is an async",
+    ),
     "sink that yields": (lambda g: from_batch(g, [1]).sink(numbers), "contains yield"),
     "execute that yields": (lambda g: from_batch(g, [1]).sink(YieldingSink), "contains yield"),
     "filter that yields": (lambda g: from_batch(g, [1]).filter(numbers), "contains yield"),
@@ -104,7 +116,7 @@ REFUSED: dict[str, tuple[Callable[[Graph], Any], str]] = {
     "arguments for an object": (lambda g: from_batch(g, [1]).map(Parse(1), 2), "takes no further arguments"),
     "arguments for a list": (lambda g: from_batch(g, [1], 2), "takes no further arguments"),
     "arguments for a source function": (lambda g: from_batch(g, numbers, 2), "takes no further arguments"),
-    "name that is no text": (lambda g: from_batch(g, [1], name=3), "the name of an operator is a text, not 3"),  # type: ignore[call-overload]
+    "name that is no text": (lambda g: from_batch(g, [1], name=3), "the name of an operator is a text, not 3"),  # type: ignore[arg-type]
     "empty name": (lambda g: from_batch(g, [1]).map(abs, name=" "), "the name of an operator is a text"),
     "name taken": (lambda g: from_batch(g, [1]).map(abs, name="source"), "has an operator of this name"),
     "print name taken": (lambda g: from_batch(g, [1]).print(name="source"), "has an operator of this name"),

@@ -27,7 +27,8 @@ class Handle:
 
 
 def context() -> FunctionContext:
-    return FunctionContext("parse", {"store": Handle()}.__getitem__)
+    services: dict[str, Any] = {"store": Handle()}
+    return FunctionContext("parse", services.__getitem__)
 
 
 class Parse(MapFunction):
@@ -96,8 +97,8 @@ def test_collect_outside_a_job_is_refused() -> None:
 def test_name_and_logger_can_be_the_users_own() -> None:
     class Own(Parse):
         def __init__(self, name: str) -> None:
-            self.name = name  # type: ignore[misc, assignment]
-            self.logger = None  # type: ignore[misc, assignment]
+            self.name = name
+            self.logger = None  # type: ignore[assignment]
 
     own = construct(Own, ("mine",), {}, context())
 
@@ -107,7 +108,7 @@ def test_name_and_logger_can_be_the_users_own() -> None:
 def test_a_function_may_be_a_dataclass_with_a_field_called_name() -> None:
     @dataclass(frozen=True)
     class Own(Parse):
-        name: str  # type: ignore[misc, assignment]
+        name: str
 
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'name'"):
         Own()  # type: ignore[call-arg]
@@ -117,6 +118,8 @@ def test_a_function_may_be_a_dataclass_with_a_field_called_name() -> None:
 
 def test_a_setattr_of_the_users_does_not_see_the_context() -> None:
     class Strict(Parse):
+        values: dict[str, Any]
+
         def __init__(self) -> None:
             self.__dict__["values"] = {}
 

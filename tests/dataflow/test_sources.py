@@ -37,7 +37,7 @@ def test_a_generator_is_closed_if_it_was_made_for_the_run() -> None:
 def test_only_none_is_the_end_of_execute() -> None:
     class Source:
         def __init__(self) -> None:
-            self.left = [None, 0, "", [], False]
+            self.left: list[Any] = [None, 0, "", [], False]
 
         def execute(self) -> Any:
             return self.left.pop()

@@ -272,7 +272,10 @@ class Recorder:
 
         class Source(Noting, BatchFunction):
             def execute(self) -> int | None:
-                return None if f"read {self.name}" in recorder.calls else recorder.note(f"read {self.name}") or 1
+                if f"read {self.name}" in recorder.calls:
+                    return None
+                recorder.note(f"read {self.name}")
+                return 1
 
         class Map(Noting, MapFunction):
             def execute(self, record: int) -> int:

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 from autostop_lab.dataflow.control import Control
 from autostop_lab.exceptions import (
-    AutostopError,
     JobCancelledError,
     JobTimeoutError,
     ServiceCrashedError,
@@ -125,22 +124,20 @@ class CellCode:
     ----------
     interrupt : callable
         Interrupts the body, once per call; may be called from any thread.
-    follow : callable
-        Called when the body has ended well; returns what of the job runs after it (a pipeline that the body
-        declared), or None.
+    control : Control
+        Where code that looks at ``current_job().stopping`` finds that it is asked to end.
 
     Attributes
     ----------
     began : concurrent.futures.Future
-        Done when the services are ready and the body may run; cancelled when it must not.
+        Done when the services are ready and the body may run; never done when it must not.
     """
 
-    def __init__(self, interrupt: Callable[[], None], follow: Callable[[], JobCode | None]) -> None:
+    def __init__(self, interrupt: Callable[[], None], control: Control) -> None:
         self._interrupt = interrupt
-        self._follow = follow
+        self._control = control
         self._on_end: OnEnd | None = None
-        self._following: JobCode | None = None
-        self._is_body_over = False
+        self._is_over = False
         self.began: Future[None] = Future()
 
     def start(self, on_end: OnEnd) -> None:
@@ -150,42 +147,83 @@ class CellCode:
 
     def end(self, result: Any, error: BaseException | None) -> None:
         """Tell that the body has ended, with its value or its exception."""
-        self._is_body_over = True
+        self._is_over = True
         assert self._on_end is not None
-        try:
-            self._following = self._follow() if error is None else None
-        except Exception as raised:  # what the body declared cannot run
-            error = raised
-        if self._following is not None:
-            self._following.start(self._on_end)
-        else:
-            self._on_end(result, error)
+        self._on_end(result, error)
 
     def drain(self) -> bool:
-        """Interrupt the body, or drain what runs after it."""
-        if self._following is not None:
-            return self._following.drain()
-        self.cancel()
+        """Interrupt the body."""
+        self._control.drain()
+        self._interrupt_body()
         return True
 
     def cancel(self) -> None:
-        """Interrupt the body, or cancel what runs after it."""
-        if self._following is not None:
-            self._following.cancel()
-        elif not self._is_body_over:
+        """Interrupt the body."""
+        self._control.cancel()
+        self._interrupt_body()
+
+    def _interrupt_body(self) -> None:
+        if not self._is_over:
             self._interrupt()
 
     def survivor(self) -> Leak | None:
         """Return the cell, if its body still runs."""
-        if self._following is not None:
-            return self._following.survivor()
-        if self._is_body_over or not self.began.done():
+        if self._is_over or not self.began.done():
             return None
         return Leak(
             kind="cell",
             what="body: it did not stop and is abandoned; the cell stays busy until it returns",
             stack=stack_of(threading.main_thread()),
         )
+
+
+class FollowedCode:
+    """Job code that may declare more while it runs: a body, and after it the pipeline that it has built.
+
+    Parameters
+    ----------
+    first : JobCode
+        The body.
+    follow : callable
+        Called when the body has ended well and nobody has asked it to end; returns what runs after it, or None.
+    control : Control
+        Shared with both.
+    """
+
+    def __init__(self, first: JobCode, follow: Callable[[], JobCode | None], control: Control) -> None:
+        self._now = first
+        self._follow = follow
+        self._control = control
+
+    def start(self, on_end: OnEnd) -> None:
+        """Begin with the body."""
+
+        def go_on(result: Any, error: BaseException | None) -> None:
+            following = None
+            try:
+                if error is None and not self._control.stopping.is_set():
+                    following = self._follow()
+            except Exception as raised:  # what the body declared cannot run
+                error = raised
+            if following is None:
+                on_end(result, error)
+            else:
+                self._now = following
+                following.start(on_end)
+
+        self._now.start(go_on)
+
+    def drain(self) -> bool:
+        """Ask what runs now to finish what is inside."""
+        return self._now.drain()
+
+    def cancel(self) -> None:
+        """Ask what runs now to end."""
+        self._now.cancel()
+
+    def survivor(self) -> Leak | None:
+        """Return what still runs."""
+        return self._now.survivor()
 
 
 def _users_part(traceback: TracebackType | None) -> TracebackType | None:
@@ -482,9 +520,9 @@ def _is_our_interrupt(error: BaseException) -> bool:
 
 
 def _add_notes(exception: BaseException, report: CleanupReport, lost: Collection[str]) -> None:
-    notes = [*lost, report.headline]
-    notes += [f"service {entry.name!r}: {entry.note}" for entry in report.services if entry.is_trouble]
-    if isinstance(exception, AutostopError):
-        notes = [note for note in notes if note not in str(exception)]
-    for note in notes:
+    told = exception.exceptions if isinstance(exception, BaseExceptionGroup) else (exception,)
+    entries_to_tell = [
+        entry for entry in report.services if entry.is_trouble and not any(entry.error is error for error in told)
+    ]
+    for note in (*lost, report.note, *(f"service {entry.name!r}: {entry.note}" for entry in entries_to_tell)):
         exception.add_note(note)

@@ -11,7 +11,7 @@ from typing import Any
 from autostop_lab.dataflow.control import Control
 from autostop_lab.dataflow.graph import Graph, Pipeline
 from autostop_lab.dataflow.progress import Progress
-from autostop_lab.dispatcher import CellCode, Dispatcher, JobCode, ThreadCode, entries
+from autostop_lab.dispatcher import CellCode, Dispatcher, FollowedCode, JobCode, ThreadCode, entries
 from autostop_lab.engines import LocalEngine
 from autostop_lab.environment.base import Environment, refuse_unknown_keywords
 from autostop_lab.environment.registry import registry
@@ -67,8 +67,9 @@ class LocalEnvironment(Environment):
         self._closing_report: CleanupReport | None = None
         former = registry.made_by(name, self.cell)
         if isinstance(former, LocalEnvironment):
+            was_running = former.last_job is not None and not former.last_job.is_over
             report = former.close()
-            if report.services:
+            if report.services or was_running:
                 print(f"environment {name!r} of this cell's earlier run is closed: {report.headline}")
         registry.add(self)
 
@@ -198,8 +199,39 @@ class LocalEnvironment(Environment):
             The job, and the code: wait for its ``began`` (or for the job, which may end before), run the body, tell
             the code of its ``end``, then take ``job.result()``. A pipeline that the body declared runs in between.
         """
+        cells: list[CellCode] = []
 
-        def follow_up(job: Job, control: Control, origin: Origin) -> JobCode | None:
+        def make_code(job: Job, _: tuple[Pipeline, ...], control: Control, origin: Origin) -> JobCode:
+            cells.append(CellCode(interrupt, control))
+            return self._followed(cells[0], job, control, origin)
+
+        job, _ = self._launch(options, make_code, needs_pipelines=False)
+        return job, cells[0]
+
+    def submit_body(self, options: JobOptions, body: Callable[[], Any]) -> Job:
+        """Begin a job whose code is a function that runs in a thread, as the notebook's magic does in the background.
+
+        Parameters
+        ----------
+        options : JobOptions
+            As for `submit`.
+        body : callable
+            Called without arguments when the services are ready. A pipeline that it declares runs after it.
+
+        Returns
+        -------
+        Job
+            The running job.
+        """
+
+        def make_code(job: Job, _: tuple[Pipeline, ...], control: Control, origin: Origin) -> JobCode:
+            first = ThreadCode(job, body, control, origin, drains=False)
+            return self._followed(first, job, control, origin)
+
+        return self._launch(options, make_code, needs_pipelines=False)[0]
+
+    def _followed(self, first: JobCode, job: Job, control: Control, origin: Origin) -> JobCode:
+        def follow() -> JobCode | None:
             pipelines = self._graph.pipelines()
             if not pipelines:
                 return None
@@ -207,12 +239,7 @@ class LocalEnvironment(Environment):
             job.progress = Progress(pipelines)
             return self._thread_code(job, pipelines, control, origin)
 
-        def make_code(job: Job, _: tuple[Pipeline, ...], control: Control, origin: Origin) -> JobCode:
-            return CellCode(interrupt, lambda: follow_up(job, control, origin))
-
-        job, code = self._launch(options, make_code, needs_pipelines=False)
-        assert isinstance(code, CellCode)
-        return job, code
+        return FollowedCode(first, follow, control)
 
     def _thread_code(self, job: Job, pipelines: tuple[Pipeline, ...], control: Control, origin: Origin) -> JobCode:
         def work() -> Any:

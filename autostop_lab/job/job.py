@@ -98,6 +98,7 @@ class Job:
         self._when_done: list[Callable[[], object]] = []
         self._lock = threading.Lock()
         self._has_warned = False
+        self._is_interrupted = False
 
     # -- what a user reads ---------------------------------------------------------------------------------
 
@@ -208,6 +209,16 @@ class Job:
         if self._orders is not None:
             self._orders.cancel(reason)
 
+    def interrupt(self) -> None:
+        """Take the user's interrupt: the first one cancels the job, a further one skips the grace periods."""
+        if self._orders is None:
+            return
+        if self._is_interrupted:
+            self._orders.hurry()
+        else:
+            self._is_interrupted = True
+            self._orders.interrupt()
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the job is over and everything is clean.
 
@@ -232,11 +243,8 @@ class Job:
             except KeyboardInterrupt as raised:
                 if self._orders is None:
                     raise
-                if interrupt is None:
-                    interrupt = raised
-                    self._orders.interrupt()
-                else:
-                    self._orders.hurry()
+                interrupt = raised
+                self.interrupt()
         if interrupt is not None:
             raise interrupt
         if is_over:
@@ -276,8 +284,7 @@ class Job:
             try:
                 await asyncio.wait({over}, timeout=TICK_S)
             except asyncio.CancelledError:
-                if self._orders is not None:
-                    self._orders.hurry() if was_cancelled else self._orders.interrupt()
+                self.interrupt()
                 was_cancelled = True
         if was_cancelled:
             raise asyncio.CancelledError

@@ -144,8 +144,15 @@ class CleanupReport:
     @property
     def headline(self) -> str:
         """The first line."""
+        return self._line(f" ({self.reason})" if self.reason else "")
+
+    @property
+    def note(self) -> str:
+        """The first line without the reason, as a note on the exception that is the reason."""
+        return self._line("")
+
+    def _line(self, why: str) -> str:
         how = f" {self.state}" if self.state else ""
-        why = f" ({self.reason})" if self.reason else ""
         parts = [_counted(self.services)]
         restarted = [entry.name for entry in self.services if entry.restarts]
         if restarted:

@@ -27,7 +27,7 @@ from autostop_lab.job.job import Job, run_as
 from autostop_lab.job.report import CleanupReport, ServiceEntry
 from autostop_lab.lifecycle import JobState, JobTrigger
 from autostop_lab.origin import Origin
-from autostop_lab.services.program import SHOWN_LOG_LINES
+from autostop_lab.services.logs import SHOWN_LOG_LINES
 from autostop_lab.services.runtime import Exit, describe_error
 from autostop_lab.services.threads import call_in_thread, stack_of
 from autostop_lab.supervisor.loop import LoopThread

@@ -38,6 +38,8 @@ class ServiceEntry:
         How it ended by itself.
     survivor : str
         What is left of it, stacks in traceback form.
+    failed_runs : tuple of BaseException
+        What its scheduled runs failed with.
     """
 
     name: str
@@ -53,6 +55,7 @@ class ServiceEntry:
     errors: tuple[tuple[str, BaseException], ...] = ()
     exit: Exit | None = None
     survivor: str = ""
+    failed_runs: tuple[BaseException, ...] = ()
 
     @classmethod
     def of(cls, name: str, kind: str, state: str, life: Life) -> ServiceEntry:
@@ -67,6 +70,8 @@ class ServiceEntry:
             stop_s=_between(life.stop_began_s, life.cleanup_began_s),
             cleanup_s=_between(life.cleanup_began_s, life.ended_s),
             exit_code=life.exit_code,
+            restarts=life.restarts,
+            failed_runs=tuple(life.failed_runs),
             errors=tuple(life.errors),
             exit=life.exit,
             survivor=life.survivor,
@@ -90,6 +95,8 @@ class ServiceEntry:
             notes.append("ended by itself" + ("" if self.exit.is_clean else f" with {self.exit}"))
         elif self.exit_code is not None and self.outcome is not Outcome.STOPPED:
             notes.append(str(Exit(code=self.exit_code)))
+        if self.failed_runs:
+            notes.append(f"{len(self.failed_runs)} runs failed, the last with {describe_error(self.failed_runs[-1])}")
         if self.survivor:
             notes.append(self.survivor.partition("\n")[0])
         return "; ".join(notes)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakSet
 
 #: Gates that the calls which led to this thread or task are inside of.
@@ -44,6 +44,7 @@ class CallGate:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.is_closed = False
+        self.last_left_s = time.monotonic()
         self.turn: Turn = threading.RLock() if limit == 1 else _Turns(limit)  # type: ignore[assignment]
         _gates.add(self)
 
@@ -59,6 +60,17 @@ class CallGate:
         if self in _inside.get():
             return False
         return True if self.turn.acquire(timeout=timeout_s) else None
+
+    def noting_use(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `call` so that its end is noted in `last_left_s`, on the monotonic clock."""
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.last_left_s = time.monotonic()
+
+        return noted
 
     def close(self) -> None:
         """Let no further call in."""

@@ -113,6 +113,7 @@ class ServiceSlot:
         self.ring = LogRing()
         self.state = ServiceState.STOPPED
         self.reason = ""
+        self.next_at: float | None = None
         self.endpoint: Endpoint | None = None
         self._changed = threading.Condition()
         _slots[id(self)] = self
@@ -122,10 +123,12 @@ class ServiceSlot:
         """Name of the service."""
         return self.spec.name
 
-    def publish(self, state: ServiceState, reason: str, endpoint: Endpoint | None) -> None:
-        """Show where the service is and what answers its calls."""
+    def publish(
+        self, state: ServiceState, reason: str, endpoint: Endpoint | None, *, next_at: float | None = None
+    ) -> None:
+        """Show where the service is, what answers its calls, and when its next try or run comes."""
         with self._changed:
-            self.state, self.reason, self.endpoint = state, reason, endpoint
+            self.state, self.reason, self.endpoint, self.next_at = state, reason, endpoint, next_at
             self._changed.notify_all()
 
     def wait_endpoint(self) -> Endpoint:

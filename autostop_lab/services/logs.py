@@ -10,6 +10,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 
+#: Log lines shown in an error.
+SHOWN_LOG_LINES = 20
+
+
 class LogLine(NamedTuple):
     """One line that a service logged or printed.
 

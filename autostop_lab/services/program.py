@@ -26,7 +26,7 @@ from autostop_lab.reaper.processes import Process, ids_of, listener_pids, proces
 from autostop_lab.reaper.session import current_session
 from autostop_lab.services.command import MAIN_PORT, Command, fill, placeholders
 from autostop_lab.services.handle import HealthResult, ServiceHandle, ServiceSlot
-from autostop_lab.services.logs import LogRing
+from autostop_lab.services.logs import SHOWN_LOG_LINES, LogRing
 from autostop_lab.services.probes import HttpReady, NotReadyError, TcpReady
 from autostop_lab.services.runtime import Exit, Runtime, describe_error, details_of
 from autostop_lab.services.service import ServiceContext, construct, hook, public_methods
@@ -37,8 +37,6 @@ from autostop_lab.services.threads import HookThread, call_in_thread, post
 PORT_TRIES = 4
 #: Pauses between looks of a readiness probe, in seconds: the first, and the longest.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.25
-#: Log lines shown in an error.
-SHOWN_LOG_LINES = 20
 #: Variables that are ours and must not reach a program.
 HIDDEN_VARIABLES = ("AUTOSTOP_LAB_API_KEY",)
 
@@ -165,10 +163,35 @@ class ProgramRuntime(Runtime):
         self._last_look = ""
         self._cleaner: HookThread | None = None
         self._was_killed = False
+        self._last_busy_s = time.monotonic()
 
     # -- start ---------------------------------------------------------------------------------------------
 
     async def launch(self) -> None:
+        """Launch the program, unless a schedule does that, and return when its probe is answered."""
+        if self.slot.spec.policy.cron is None:
+            await self._bring_up()
+        self.endpoint = CommandEndpoint(self.command)
+
+    async def run_once(self) -> None:
+        """Launch the program and wait until it and its tree have ended."""
+        if self._child is not None:
+            self._forget_run()
+        await self._bring_up()
+        end = await asyncio.shield(self.exited)
+        await self.settle()
+        if not end.is_clean:
+            raise self._start_error(f"its run ended with {end}")
+
+    async def idle_for_s(self) -> float:
+        """Return for how long its ``is_idle()`` has said yes."""
+        is_idle = hook(self.command, "is_idle")
+        answer = is_idle is not None and await self.in_thread(lambda: _finish(is_idle()), "idleness")
+        if not answer:
+            self._last_busy_s = time.monotonic()
+        return time.monotonic() - self._last_busy_s
+
+    async def _bring_up(self) -> None:
         """Launch the program and wait until its probe is answered; a port lost to others is chosen anew."""
         for attempt in range(PORT_TRIES):
             self._choose_ports()
@@ -187,7 +210,6 @@ class ProgramRuntime(Runtime):
                     raise self._start_error(f"each of {PORT_TRIES} chosen ports was taken by others first") from error
                 await self._undo_launch()
             else:
-                self.endpoint = CommandEndpoint(self.command)
                 return
 
     def _choose_ports(self) -> None:
@@ -339,6 +361,9 @@ class ProgramRuntime(Runtime):
 
     async def _undo_launch(self) -> None:
         await self.kill()
+        self._forget_run()
+
+    def _forget_run(self) -> None:
         self._forget_child()
         self._child = self._leader = self._tree = None
         self.exited = self._loop.create_future()
@@ -518,6 +543,11 @@ class ProgramRuntime(Runtime):
         self.endpoint = None
         self._forget_child()
         self._instance.remove()
+
+    @property
+    def has_health_check(self) -> bool:
+        """Whether it has a ``health_check()`` or a probe."""
+        return self.command.ready is not None or hook(self.command, "health_check") is not None
 
     async def check_health(self) -> HealthResult:
         """Look at it once: its process, its ``health_check()`` if it has one, else its probe."""

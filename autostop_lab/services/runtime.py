@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,18 +25,23 @@ class Exit:
         Exit status of its process, negative for a signal; None where it is not a process.
     error : BaseException or None
         What its ``run()`` raised.
+    problem : str
+        Why it is taken for dead although it had not ended; "" otherwise.
     """
 
     code: int | None = None
     error: BaseException | None = None
+    problem: str = ""
 
     @property
     def is_clean(self) -> bool:
         """Whether it ended as if it was done."""
-        return self.error is None and self.code in (None, 0)
+        return self.error is None and not self.problem and self.code in (None, 0)
 
     def __str__(self) -> str:
         """Return it in words."""
+        if self.problem:
+            return self.problem
         if self.error is not None:
             return f"{type(self.error).__name__}: {self.error}"
         if self.code is None:
@@ -75,6 +81,14 @@ class Runtime(ABC):
         """Begin the service and return when it is ready."""
 
     @abstractmethod
+    async def run_once(self) -> None:
+        """Do one run of a schedule and return when it is over; raises what it failed with."""
+
+    @abstractmethod
+    async def idle_for_s(self) -> float:
+        """Return for how long nobody has used it, in seconds."""
+
+    @abstractmethod
     async def stop(self) -> None:
         """Ask the service to end and return when all of it has; raises what its ``stop()`` raised."""
 
@@ -97,6 +111,16 @@ class Runtime(ABC):
     @abstractmethod
     async def check_health(self) -> HealthResult:
         """Look at it once."""
+
+    @property
+    def has_health_check(self) -> bool:
+        """Whether there is anything to look at."""
+        return False
+
+    @property
+    def health_function(self) -> Callable[[], Any] | None:
+        """Its ``health_check()`` as a plain function; None where a look has to be awaited."""
+        return None
 
     def waiting_for(self) -> str:
         """Return in words what `launch` waits for now."""

@@ -10,13 +10,15 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError
 from typing import Any
 
-from autostop_lab.exceptions import ServiceUnavailableError
+from autostop_lab.exceptions import ServiceCrashedError, ServiceUnavailableError
 from autostop_lab.origin import Origin
 from autostop_lab.reaper.session import current_session
 from autostop_lab.services.gate import CallGate, carrying_turns
 from autostop_lab.services.handle import HealthResult, ServiceHandle, ServiceSlot
+from autostop_lab.services.logs import SHOWN_LOG_LINES
 from autostop_lab.services.runtime import Exit, Runtime, describe_error, details_of
 from autostop_lab.services.service import HOOKS, ServiceContext, construct, hook
 from autostop_lab.services.threads import HookError, HookThread, ServiceLoop, call_in_thread
@@ -62,6 +64,8 @@ class ObjectEndpoint:
                 if is_held:
                     release()
 
+        if slot.spec.policy.idle_timeout_s is not None:
+            call = gate.noting_use(call)
         if not inspect.iscoroutinefunction(function):
             return call
         finish = self._loop.finish
@@ -73,11 +77,23 @@ class ObjectEndpoint:
                     raise self._refusal(method, timeout_s, is_closed=gate.is_closed)
                 with carrying_turns(frozenset({gate})):
                     return finish(function(*args, **kwargs))
+            except CancelledError:
+                raise self._crash(method) from None
             finally:
                 if is_held:
                     release()
 
-        return call_async
+        return gate.noting_use(call_async) if slot.spec.policy.idle_timeout_s is not None else call_async
+
+    def _crash(self, method: str) -> ServiceCrashedError:
+        lines = self._slot.ring.texts(SHOWN_LOG_LINES)
+        return ServiceCrashedError(
+            f"service {self._slot.name!r} ended while {method}() was inside: it is {self._slot.state}"
+            f"{': ' + self._slot.reason if self._slot.reason else ''}. Read its lines with handle.logs().",
+            service=self._slot.name,
+            phase="call",
+            log_lines=lines,
+        )
 
     def _refusal(self, method: str, timeout_s: float, *, is_closed: bool) -> ServiceUnavailableError:
         if is_closed:
@@ -118,18 +134,37 @@ class ThreadRuntime(Runtime):
         self._spare: HookThread | None = None
         self._runner: HookThread | None = None
         self._starting: asyncio.Future[Any] | None = None
+        self._running: asyncio.Future[Any] | None = None
 
     async def launch(self) -> None:
         """Make the object and call its ``start()``; begin its ``run()`` if it has one."""
         self._starting = self._hooks.call(self._begin)
         await asyncio.shield(self._starting)
-        run = hook(self._service, "run")
-        if run is not None:
-            self._runner = HookThread(self._origin, f"run of service {self.slot.name}")
-            running = self._runner.call(lambda: self._loop.finish(run()))
-            self._runner.close()
-            running.add_done_callback(self._note_run_end)
+        if self.slot.spec.policy.cron is None and hook(self._service, "run") is not None:
+            self._begin_run().add_done_callback(self._note_run_end)
         self.endpoint = ObjectEndpoint(self._service, self.slot, self._gate, self._loop)
+
+    def _begin_run(self) -> asyncio.Future[Any]:
+        self._runner = HookThread(self._origin, f"run of service {self.slot.name}")
+        self._running = self._runner.call(lambda: self._call_hook("run"))
+        self._runner.close()
+        return self._running
+
+    async def run_once(self) -> None:
+        """Call ``run()`` in a thread of its own."""
+        await asyncio.shield(self._begin_run())
+
+    async def idle_for_s(self) -> float:
+        """Return for how long no call has been inside; 0 while one is, or while its ``is_idle()`` says no."""
+        if not self._gate.wait_empty(0):
+            return 0.0
+        is_idle = hook(self._service, "is_idle")
+        if is_idle is not None:
+            name = f"idleness of service {self.slot.name}"
+            answer = await call_in_thread(lambda: self._loop.finish(is_idle()), origin=self._origin, name=name)
+            if not answer:
+                self._gate.last_left_s = time.monotonic()
+        return time.monotonic() - self._gate.last_left_s
 
     def _begin(self) -> None:
         spec = self.slot.spec
@@ -160,8 +195,8 @@ class ThreadRuntime(Runtime):
             await self._free_thread().call(lambda: self._stop_in_thread(patience_s))
         except Exception as raised:
             error = raised
-        if self._runner is not None:
-            await asyncio.wait({self.exited})
+        if self._running is not None:
+            await asyncio.wait({self._running})
         if error is not None:
             raise error
 
@@ -208,6 +243,17 @@ class ThreadRuntime(Runtime):
         for thread in self._threads():
             thread.close()
         self._instance.remove()
+
+    @property
+    def has_health_check(self) -> bool:
+        """Whether it has a ``health_check()``."""
+        return hook(self._service, "health_check") is not None
+
+    @property
+    def health_function(self) -> Callable[[], Any] | None:
+        """Its ``health_check()``, unless that is a coroutine function."""
+        check = hook(self._service, "health_check")
+        return None if inspect.iscoroutinefunction(check) else check
 
     async def check_health(self) -> HealthResult:
         """Call its ``health_check()`` in a thread of its own: a hung one blocks nobody."""

@@ -39,6 +39,10 @@ class Life:
         What is left of it, "" if nothing is.
     pid : int or None
         Pid of its process.
+    restarts : int
+        How often it was restarted by its policy since somebody started it.
+    failed_runs : list of BaseException
+        What its failed runs raised, for a service with a schedule.
     """
 
     started_s: float | None = None
@@ -52,6 +56,8 @@ class Life:
     was_forced: bool = False
     survivor: str = ""
     pid: int | None = None
+    restarts: int = 0
+    failed_runs: list[BaseException] = field(default_factory=list)
 
     @property
     def is_over(self) -> bool:

@@ -15,8 +15,11 @@ from autostop_lab.services.handle import ServiceHandle, ServiceSlot
 from autostop_lab.services.program import ProgramRuntime
 from autostop_lab.services.runtime import Exit, Runtime
 from autostop_lab.services.thread import ThreadRuntime
+from autostop_lab.supervisor.health import HealthBoard
+from autostop_lab.supervisor.limits import Limits
+from autostop_lab.supervisor.lifetime import set_signal
 from autostop_lab.supervisor.plan import start_levels, unknown_service, with_dependants, with_needed
-from autostop_lab.supervisor.unit import ANSWERING, Unit, set_signal
+from autostop_lab.supervisor.unit import ANSWERING, Unit
 
 #: After the first failed start of a level, how long others may take to fail too, in seconds, before those that are
 #: still on their way are stopped: so several failures come together, and one does not wait for the slowest.
@@ -51,15 +54,16 @@ class Supervisor:
         # Who is being ended, by how many calls of `stop`, and the signal that somebody is in a hurry.
         self._ending: Counter[str] = Counter()
         self._hurried: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._health = HealthBoard()
+        self._limits = Limits(self)
 
     def add(self, slot: ServiceSlot) -> None:
         """Take a service in; one of the same name that is at rest is replaced."""
-        self.units[slot.name] = Unit(
-            slot,
-            make_runtime=lambda: self._make_runtime(slot),
-            publish=self._publish,
-            on_exit=self._note_exit,
-        )
+        self.units[slot.name] = Unit(slot, make_runtime=lambda: self._make_runtime(slot), team=self)
+
+    def remove(self, name: str) -> None:
+        """Forget a service that is at rest."""
+        del self.units[name]
 
     def _make_runtime(self, slot: ServiceSlot) -> Runtime:
         return RUNTIMES[slot.spec.runtime](slot, self._origin, lambda name: self._find(slot, name))
@@ -73,13 +77,43 @@ class Supervisor:
             )
         return ServiceHandle(self.unit(name).slot)
 
-    def _publish(self, event: ServiceMoved) -> None:
+    # -- what units ask of it ------------------------------------------------------------------------------
+
+    def publish(self, event: ServiceMoved) -> None:
+        """Hand a move on to whoever listens."""
         for listener in tuple(self.listeners):
             listener(event)
 
-    def _note_exit(self, unit: Unit, end: Exit) -> None:
+    def note_end(self, unit: Unit, end: Exit) -> None:
+        """Tell that a service has ended by itself, for good."""
         for listener in tuple(self.exit_listeners):
             listener(unit, end)
+
+    def note_ready(self, unit: Unit) -> None:
+        """Begin to look at the health, the idleness and the age of a service that has become ready."""
+        self._health.watch(unit)
+        self._limits.watch(unit)
+
+    async def step_aside(self, unit: Unit) -> list[str]:
+        """Stop who restarts with `unit`, by its strategy, and return their names in order."""
+        strategy = unit.slot.spec.policy.restart_rule.strategy
+        if strategy == "one_for_one":
+            return []
+        others = set(self.units) if strategy == "one_for_all" else with_dependants([unit.name], self.dependencies)
+        aside = [name for name in self.live() if name in others - {unit.name}]
+        await self._end(set(aside), reason=f"{unit.name!r} restarts")
+        return aside
+
+    async def return_to(self, unit: Unit, names: list[str]) -> None:
+        """Start those again that stepped aside for `unit`; one that fails is told of as if it had died."""
+        for level in start_levels(self.dependencies):
+            again = [self.units[name] for name in level if name in names]
+            results = await asyncio.gather(*(other.start() for other in again), return_exceptions=True)
+            for other, error in zip(again, results, strict=True):
+                if isinstance(error, Exception):
+                    self.note_end(other, Exit(error=error))
+
+    # -- orders --------------------------------------------------------------------------------------------
 
     def unit(self, name: str) -> Unit:
         """Return the unit of this name, or raise `UnknownServiceError`."""
@@ -100,7 +134,11 @@ class Supervisor:
         """Refuse dependencies that cannot be: `DependencyError`."""
         start_levels(self.dependencies)
 
-    async def start(self, names: Iterable[str], origin: Origin) -> None:
+    def _waits_for_its_own_start(self, name: str) -> bool:
+        unit = self.units[name]
+        return unit.was_stopped_by_hand and unit.slot.spec.policy.restart_rule.when == "unless-stopped"
+
+    async def start(self, names: Iterable[str], origin: Origin, *, by_hand: bool = False) -> None:
         """Start services, what they depend on first; each level in parallel, the next when all are ready.
 
         A service that is not critical may fail; a dependant of it then cannot start.
@@ -111,6 +149,9 @@ class Supervisor:
             Which.
         origin : Origin
             Under whose cell their output appears.
+        by_hand : bool
+            Whether this is an order to these very services; else an ``unless-stopped`` one that was stopped by hand
+            stays at rest.
 
         Raises
         ------
@@ -120,7 +161,12 @@ class Supervisor:
             Several failed.
         """
         self._origin = origin
-        wanted = with_needed(names, self.dependencies)
+        chosen = list(names)
+        wanted = {
+            name
+            for name in with_needed(chosen, self.dependencies)
+            if (by_hand and name in chosen) or not self._waits_for_its_own_start(name)
+        }
         for level in start_levels(self.dependencies):
             await self._start_level([self.units[name] for name in level if name in wanted])
 
@@ -167,7 +213,13 @@ class Supervisor:
             )
 
     async def stop(
-        self, names: Iterable[str], *, reason: str = "", timeout_s: float | None = None, kill: bool = False
+        self,
+        names: Iterable[str],
+        *,
+        reason: str = "",
+        timeout_s: float | None = None,
+        kill: bool = False,
+        by_hand: bool = False,
     ) -> None:
         """End services, what depends on them first; each level in parallel. It never raises: see their lives.
 
@@ -181,8 +233,27 @@ class Supervisor:
             When it is over, grace periods are skipped for all that is left.
         kill : bool
             Whether to skip the grace periods from the start.
+        by_hand : bool
+            Whether this is an order to these very services, which an ``unless-stopped`` one remembers.
         """
-        wanted = with_dependants(names, self.dependencies)
+        chosen = list(names)
+        await self._end(
+            with_dependants(chosen, self.dependencies),
+            reason=reason,
+            timeout_s=timeout_s,
+            kill=kill,
+            by_hand=frozenset(chosen if by_hand else ()),
+        )
+
+    async def _end(
+        self,
+        wanted: set[str],
+        *,
+        reason: str,
+        timeout_s: float | None = None,
+        kill: bool = False,
+        by_hand: frozenset[str] = frozenset(),
+    ) -> None:
         loop = asyncio.get_running_loop()
         if self._hurried.done():
             self._hurried = loop.create_future()
@@ -191,7 +262,11 @@ class Supervisor:
         levels = []
         try:
             for level in reversed(start_levels(self.dependencies)):
-                stops = (self.units[name].stop(reason, kill=kill) for name in level if name in wanted)
+                stops = (
+                    self.units[name].stop(reason, kill=kill, by_hand=name in by_hand)
+                    for name in level
+                    if name in wanted
+                )
                 levels.append(asyncio.gather(*stops))
                 # In a hurry the others do not wait for their turn.
                 watched: set[asyncio.Future[Any]] = {levels[-1], self._hurried}

@@ -1,29 +1,49 @@
-"""One supervised service: carries out what its state table allows, each step within its deadline.
+"""One supervised service: its state, and what comes next.
 
-Everything here runs on the supervisor's event loop, so nothing needs a lock. At most one task at a time works on
-a unit: the one that starts it, the one that ends it, or the one that clears up after it ended by itself.
+Everything here runs on the supervisor's event loop, so nothing needs a lock. At most one task at a time works on a
+unit: the one that brings it up (again and again, where its policy says so), the one that ends it, or the one that
+clears up after it. A stop sets a signal that makes every pending restart void, and whoever waits for it is told.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Protocol
 
 from autostop_lab.events import ServiceMoved
-from autostop_lab.exceptions import ReadinessTimeoutError, ServiceError, ServiceStartError, ServiceStopError
+from autostop_lab.exceptions import ServiceStartError
 from autostop_lab.lifecycle import SERVICE_TABLE, Machine, ServiceState, ServiceTrigger
 from autostop_lab.services.handle import HealthResult, ServiceSlot
-from autostop_lab.services.program import SHOWN_LOG_LINES
+from autostop_lab.services.policies import Cron
 from autostop_lab.services.runtime import Exit, Runtime, describe_error
-from autostop_lab.services.threads import HookError
+from autostop_lab.supervisor.cron import Schedule
+from autostop_lab.supervisor.lifetime import Lifetime, set_signal
 from autostop_lab.supervisor.outcome import Life
-
-#: Longest polite stop or cleanup, in seconds, once somebody is in a hurry: a second interrupt, or the end of
-#: ``shutdown_timeout_s``.
-HURRIED_S = 0.5
+from autostop_lab.supervisor.restart import Again, Enough, decide, recent_restarts
 
 ANSWERING = frozenset({ServiceState.RUNNING, ServiceState.UNHEALTHY, ServiceState.WAITING})
+
+
+class Team(Protocol):
+    """What a unit asks of its supervisor."""
+
+    def publish(self, event: ServiceMoved) -> None:
+        """Take one of its moves."""
+
+    def note_end(self, unit: Unit, end: Exit) -> None:
+        """Hear that it has ended by itself, for good."""
+
+    def note_ready(self, unit: Unit) -> None:
+        """Hear that it has become ready."""
+
+    async def step_aside(self, unit: Unit) -> list[str]:
+        """Stop whoever restarts with it, and return their names."""
+
+    async def return_to(self, unit: Unit, names: list[str]) -> None:
+        """Start those again that stepped aside for it."""
 
 
 class Unit:
@@ -35,31 +55,40 @@ class Unit:
         Its name and what is shown of it.
     make_runtime : callable
         Makes a runtime: one life of the service.
-    publish : callable
-        Takes each of its moves.
-    on_exit : callable
-        Told when it has ended by itself.
+    team : Team
+        Its supervisor.
+
+    Attributes
+    ----------
+    life : Life
+        What happened in its life, or in the last one.
+    was_stopped_by_hand : bool
+        Whether its last stop was an order to this very service.
+    last_health : HealthResult or None
+        What the last look at its health found.
     """
 
-    def __init__(
-        self,
-        slot: ServiceSlot,
-        *,
-        make_runtime: Callable[[], Runtime],
-        publish: Callable[[ServiceMoved], None],
-        on_exit: Callable[[Unit, Exit], None],
-    ) -> None:
+    def __init__(self, slot: ServiceSlot, *, make_runtime: Callable[[], Runtime], team: Team) -> None:
         self.slot = slot
         self.machine = Machine(SERVICE_TABLE, slot.name)
         self.life = Life()
-        self._loop = asyncio.get_running_loop()
-        self._hurry: asyncio.Future[None] = self._loop.create_future()
-        self._stop_asked: asyncio.Future[None] = self._loop.create_future()
+        self.was_stopped_by_hand = False
+        self.last_health: HealthResult | None = None
         self._make_runtime = make_runtime
-        self._publish = publish
-        self._on_exit = on_exit
-        self._runtime: Runtime | None = None
+        self._team = team
+        self._loop = asyncio.get_running_loop()
+        self._lifetime: Lifetime | None = None
+        self.stop_asked: asyncio.Future[None] = self._loop.create_future()
+        self._is_kill_asked = False
+        self._end_reason = ""
         self._work: asyncio.Task[None] | None = None
+        self._is_rising = False
+        self._restarts: list[float] = []
+        self._wall_clock = time.time
+
+    @property
+    def _cron(self) -> Cron | None:
+        return self.slot.spec.policy.cron_rule
 
     @property
     def name(self) -> str:
@@ -76,11 +105,27 @@ class Unit:
         """Whether there is something to end."""
         return self.state in SERVICE_TABLE.live
 
-    def _move(self, trigger: ServiceTrigger, reason: str = "") -> None:
+    @property
+    def runtime(self) -> Runtime | None:
+        """What carries it, while it answers."""
+        return self._lifetime.runtime if self._lifetime is not None and self.state in ANSWERING else None
+
+    def move(self, trigger: ServiceTrigger, reason: str = "", *, next_at: float | None = None) -> None:
+        """Make a move of the table and publish it.
+
+        Parameters
+        ----------
+        trigger : ServiceTrigger
+            An order or an observation.
+        reason : str
+            What this very move is about.
+        next_at : float or None
+            When the next try or run comes, in seconds since the epoch.
+        """
         row = self.machine.step(trigger)
-        endpoint = self._runtime.endpoint if self._runtime is not None and row.target in ANSWERING else None
-        self.slot.publish(row.target, reason, endpoint)
-        self._publish(
+        runtime = self.runtime
+        self.slot.publish(row.target, reason, runtime.endpoint if runtime is not None else None, next_at=next_at)
+        self._team.publish(
             ServiceMoved(
                 service=self.name,
                 source=row.source,
@@ -91,19 +136,31 @@ class Unit:
             )
         )
 
+    def _move_if(self, trigger: ServiceTrigger, reason: str = "") -> None:
+        if self.machine.accepts(trigger):
+            self.move(trigger, reason)
+
     # -- orders --------------------------------------------------------------------------------------------
 
     async def start(self, reason: str = "") -> None:
         """Start it and return when it is ready; one that runs already is left as it is.
 
+        A start that fails is repeated as its restart policy says, and this waits for the outcome.
+
         Raises
         ------
         ServiceStartError
-            It did not become ready; it is cleaned.
+            It did not become ready, or was stopped on its way; it is cleaned.
         """
-        if self.state in ANSWERING:
-            return
-        await self.settled()
+        while self.state not in ANSWERING:
+            if self._work is None or self._work.done():
+                self._begin(reason)
+            if self._is_rising and self._work is not None:
+                await asyncio.shield(self._work)
+                return
+            await self.settled()
+
+    def _begin(self, reason: str) -> None:
         if self.state is ServiceState.ABANDONED:
             raise ServiceStartError(
                 f"service {self.name!r} was abandoned and is not started again: what is left of it still runs.\n"
@@ -111,29 +168,44 @@ class Unit:
                 service=self.name,
                 phase="launch",
             )
-        self.life = Life(started_s=self._loop.time())
-        self._hurry = self._loop.create_future()
-        self._stop_asked = self._loop.create_future()
-        self._move(ServiceTrigger.START, reason)
-        self._work = asyncio.ensure_future(self._start())
-        self._work.add_done_callback(lambda work: work.cancelled() or work.exception())
-        await asyncio.shield(self._work)
+        self.was_stopped_by_hand = False
+        self._restarts = []
+        self.stop_asked = self._loop.create_future()
+        self._is_kill_asked = False
+        self._new_life()
+        self.move(ServiceTrigger.START, reason)
+        self._do(self._rise(), is_rising=True)
 
-    async def stop(self, reason: str = "", *, kill: bool = False) -> None:
+    def _new_life(self, *, restarts: int = 0) -> Lifetime:
+        self._lifetime = Lifetime(self.slot, self._make_runtime, lambda: self._move_if(ServiceTrigger.GRACE_OVER))
+        self.life = self._lifetime.record
+        self.life.restarts = restarts
+        return self._lifetime
+
+    def _do(self, work: Coroutine[None, None, None], *, is_rising: bool = False) -> None:
+        self._is_rising = is_rising
+        self._work = asyncio.ensure_future(work)
+        self._work.add_done_callback(lambda work: work.cancelled() or work.exception())
+
+    async def stop(self, reason: str = "", *, kill: bool = False, by_hand: bool = False) -> None:
         """End it and return when it is at rest; `kill` skips the grace period. What failed is in `life`."""
+        self.was_stopped_by_hand = self.was_stopped_by_hand or by_hand
         if self.is_live and self.state not in SERVICE_TABLE.ending:
-            was_starting = self.state is ServiceState.STARTING
-            self._move(ServiceTrigger.KILL if kill else ServiceTrigger.STOP, reason)
-            set_signal(self._stop_asked)
-            if not was_starting:
-                self._work = asyncio.ensure_future(self._end(is_polite=not kill))
+            # Whoever brings it up, or runs it by its schedule, hears the signal and ends it.
+            has_worker = self.state in (ServiceState.STARTING, ServiceState.BACKOFF) or self._cron is not None
+            self._end_reason, self._is_kill_asked = reason, kill
+            set_signal(self.stop_asked)
+            self.move(ServiceTrigger.KILL if kill else ServiceTrigger.STOP, reason)
+            if not has_worker:
+                self._do(self._end())
         if kill:
             self.hurry()
         await self.settled()
 
     def hurry(self) -> None:
         """Skip what is left of its grace periods."""
-        set_signal(self._hurry)
+        if self._lifetime is not None:
+            self._lifetime.hurry()
 
     async def settled(self) -> None:
         """Wait for whatever is being done with it."""
@@ -142,8 +214,8 @@ class Unit:
 
     async def check_health(self, timeout_s: float) -> HealthResult:
         """Look at it once."""
-        runtime = self._runtime
-        if runtime is None or self.state not in ANSWERING:
+        runtime = self.runtime
+        if runtime is None:
             reason = f": {self.slot.reason}" if self.slot.reason else ""
             return HealthResult(state=self.state, is_healthy=False, error=f"it is {self.state}{reason}")
         look = asyncio.ensure_future(runtime.check_health())
@@ -157,163 +229,161 @@ class Unit:
 
     # -- work ----------------------------------------------------------------------------------------------
 
-    async def _start(self) -> None:
-        policy = self.slot.spec.policy
-        error: BaseException | None = None
-        is_polite = False
-        try:
-            self._runtime = self._make_runtime()
-        except Exception as raised:
-            error = self._start_error(raised, "construct")
-        else:
-            launch = asyncio.ensure_future(self._runtime.launch())
-            await self._first_of(launch, self._stop_asked, policy.start_timeout_s)
-            if not launch.done():
-                is_polite = True
-                error = self._timeout_error(policy.start_timeout_s)
-                launch.cancel()
-                await asyncio.wait({launch})
-            elif launch.exception() is not None:
-                error = self._start_error(launch.exception(), self._runtime.phase)
-            self.life.pid = self._runtime.pid
-        if error is None and not self._stop_asked.done():
-            assert self._runtime is not None
-            self.life.ready_s = self._loop.time()
-            self._move(ServiceTrigger.READY)
-            runtime = self._runtime
-            runtime.exited.add_done_callback(lambda future: self._note_exit(runtime, future))
-            return
-        if self._stop_asked.done():
-            await self._end(is_polite=is_polite or error is None)
-            return
-        assert error is not None
-        self.life.errors.append(("start", error))
-        is_gone = await self._wind_down(is_polite=is_polite)
-        reason = describe_error(error)
-        if self.state is ServiceState.STARTING:
-            self._move(ServiceTrigger.DIED_FINAL if is_gone else ServiceTrigger.KILL_FAILED, reason)
-        else:
-            self._rest(is_gone=is_gone)
-        raise error
+    async def _rise(self) -> None:
+        """Bring it up from ``starting``, as often as its policy says."""
+        while True:
+            lifetime = self._lifetime
+            assert lifetime is not None
+            error = await lifetime.launch(self.stop_asked)
+            if self.stop_asked.done():
+                self._rest(is_gone=await lifetime.end(is_polite=error is None and not self._is_kill_asked))
+                return
+            if error is None:
+                self._note_ready(lifetime)
+                return
+            lifetime.record.errors.append(("start", error))
+            is_gone = await lifetime.end(is_polite=isinstance(error, TimeoutError))
+            if self.stop_asked.done():
+                self._rest(is_gone=is_gone)
+                raise error
+            if not is_gone:
+                self.move(ServiceTrigger.KILL_FAILED, describe_error(error))
+                raise error
+            if not await self._pause_for_retry(describe_error(error), ran_s=0.0, is_clean=False):
+                raise error
 
-    async def _end(self, *, is_polite: bool) -> None:
-        self._rest(is_gone=await self._wind_down(is_polite=is_polite))
+    def _note_ready(self, lifetime: Lifetime) -> None:
+        runtime = lifetime.runtime
+        assert runtime is not None
+        if self._cron is not None:
+            self.move(ServiceTrigger.SCHEDULED)
+            self._do(self._follow_schedule(self._cron))
+        else:
+            self.move(ServiceTrigger.READY)
+            runtime.exited.add_done_callback(lambda exited: self._note_exit(lifetime, exited))
+        self._team.note_ready(self)
+
+    async def _follow_schedule(self, rule: Cron) -> None:
+        await Schedule(self, rule, self._wall_clock).follow()
+        if self.state in SERVICE_TABLE.ending:
+            await self._end()
+
+    async def renew(self, error: BaseException) -> bool:
+        """End and clean the life in which a run failed, and begin a new one; return whether that is ready."""
+        lifetime = self._lifetime
+        assert lifetime is not None
+        lifetime.record.failed_runs.append(error)
+        is_gone = await lifetime.end(is_polite=True)
+        if self.stop_asked.done():
+            return False
+        if not is_gone:
+            set_signal(self.stop_asked)
+            self.move(ServiceTrigger.KILL, describe_error(error))
+            self.move(ServiceTrigger.KILL_FAILED, describe_error(error))
+            return False
+        again = self._new_life(restarts=self.life.restarts)
+        again.record.failed_runs = lifetime.record.failed_runs
+        failure = await again.launch(self.stop_asked)
+        if failure is not None:
+            again.record.errors.append(("start", failure))
+            await again.end(is_polite=isinstance(failure, TimeoutError))
+        return True
+
+    def show_next(self, next_at: float) -> None:
+        """Show when the next run comes, in seconds since the epoch."""
+        self.slot.next_at = next_at
+
+    async def _pause_for_retry(self, reason: str, *, ran_s: float, is_clean: bool) -> bool:
+        """Decide on a restart; make the move, wait for the pause, and return whether it begins now.
+
+        Called when the service is proved gone. False leaves it at rest: its policy wants no more, or a stop came.
+        """
+        again = self._decide(ran_s=ran_s, is_clean=is_clean)
+        if not isinstance(again, Again):
+            self.move(ServiceTrigger.DIED_FINAL, "; ".join(filter(None, (reason, again.reason))))
+            return False
+        self._announce_retry(again, reason)
+        return await self._wait_for_retry(again)
+
+    def _decide(self, *, ran_s: float, is_clean: bool) -> Again | Enough:
+        rule, now = self.slot.spec.policy.restart_rule, self._loop.time()
+        self._restarts = recent_restarts(rule, restarts=self._restarts, ran_s=ran_s, now=now)
+        jitter = random.uniform(-1, 1)
+        return decide(rule, is_clean=is_clean, restarts=self._restarts, ran_s=ran_s, now=now, jitter=jitter)
+
+    def _announce_retry(self, again: Again, reason: str) -> None:
+        rule = self.slot.spec.policy.restart_rule
+        limit = "" if rule.max_restarts is None else f" of {rule.max_restarts}"
+        text = f"{reason}; restart {again.number}{limit} in {again.delay_s:.1f} s"
+        self.move(ServiceTrigger.DIED_RETRY, text, next_at=time.time() + again.delay_s)
+
+    async def _wait_for_retry(self, again: Again) -> bool:
+        await asyncio.wait({self.stop_asked}, timeout=again.delay_s)
+        if self.stop_asked.done():
+            return False
+        self._restarts.append(self._loop.time())
+        self._new_life(restarts=self.life.restarts + 1)
+        self.move(ServiceTrigger.RETRY)
+        return True
+
+    async def _end(self) -> None:
+        assert self._lifetime is not None
+        self._rest(is_gone=await self._lifetime.end(is_polite=not self._is_kill_asked))
 
     def _rest(self, *, is_gone: bool) -> None:
         if is_gone:
-            self._move(ServiceTrigger.ENDED)
+            self.move(ServiceTrigger.ENDED, self._end_reason)
         else:
             self._move_if(ServiceTrigger.GRACE_OVER)
-            self._move(ServiceTrigger.KILL_FAILED, self.life.survivor.partition("\n")[0])
-
-    def _move_if(self, trigger: ServiceTrigger, reason: str = "") -> None:
-        if self.machine.accepts(trigger):
-            self._move(trigger, reason)
-
-    async def _wind_down(self, *, is_polite: bool) -> bool:
-        """End and clean what `_runtime` is, record what happened, and return whether all of it is gone."""
-        policy, runtime = self.slot.spec.policy, self._runtime
-        is_gone = True
-        self.life.stop_began_s = self._loop.time()
-        if runtime is not None:
-            if not is_polite or not await self._within(runtime.stop(), policy.stop_timeout_s, "stop"):
-                self._move_if(ServiceTrigger.GRACE_OVER)
-                is_gone = await self._within(runtime.kill(), policy.kill_timeout_s, "kill")
-            await self._clean(runtime)
-            is_gone = is_gone and not self.life.survivor
-        self.life.ended_s = self._loop.time()
-        return is_gone
-
-    async def _clean(self, runtime: Runtime) -> None:
-        self.life.cleanup_began_s = self._loop.time()
-        await self._within(runtime.cleanup(), self.slot.spec.policy.cleanup_timeout_s, "cleanup")
-        self.life.survivor = runtime.survivor()
-        self.life.was_forced = self.life.was_forced or runtime.was_forced
-        self.life.exit_code = runtime.exit_code
-        self._runtime = None
-        runtime.release()
-
-    async def _within(self, work: Coroutine[Any, Any, None], timeout_s: float, phase: str) -> bool:
-        """Do `work` within a deadline, record its error or its lateness, and return whether it came to an end."""
-        task = asyncio.ensure_future(work)
-        if not self._hurry.done() or phase == "kill":
-            await self._first_of(task, self._hurry if phase != "kill" else None, timeout_s)
-        if not task.done() and self._hurry.done() and phase != "kill":
-            await asyncio.wait({task}, timeout=min(timeout_s, HURRIED_S))
-        if task.done():
-            if (error := task.exception()) is not None:
-                self.life.errors.append((phase, error.cause if isinstance(error, HookError) else error))
-            return True
-        task.cancel()
-        await asyncio.wait({task})
-        if phase != "kill":
-            spent = f"{min(timeout_s, HURRIED_S) if self._hurry.done() else timeout_s:g} s"
-            what = "it did not end" if self.slot.spec.is_command and phase == "stop" else f"{phase}() did not return"
-            self.life.errors.append(
-                (
-                    phase,
-                    ServiceStopError(f"service {self.name!r}: {what} within {spent}", service=self.name, phase=phase),
-                )
-            )
-        return False
-
-    async def _first_of(self, task: asyncio.Future[Any], signal: asyncio.Future[None] | None, timeout_s: float) -> None:
-        """Wait until `task` is done, `signal` is set, or time is over."""
-        watched = {task} if signal is None else {task, signal}
-        await asyncio.wait(watched, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            self.move(ServiceTrigger.KILL_FAILED, self.life.survivor.partition("\n")[0])
 
     # -- observations --------------------------------------------------------------------------------------
 
-    def _note_exit(self, runtime: Runtime, exited: asyncio.Future[Exit]) -> None:
-        if runtime is not self._runtime or self.state not in ANSWERING:
-            return  # told to end, or an earlier life
-        end = exited.result()
-        self.life.exit = end
-        self._work = asyncio.ensure_future(self._clear_up(runtime))
-        self._move(ServiceTrigger.EXITED if end.is_clean else ServiceTrigger.DIED_FINAL, str(end))
-        self._on_exit(self, end)
+    def _note_exit(self, lifetime: Lifetime, exited: asyncio.Future[Exit]) -> None:
+        if lifetime is self._lifetime and self.state in ANSWERING:
+            end = exited.result()
+            lifetime.record.exit = end
+            self._fall(lifetime, end, lifetime.clear_up)
 
-    async def _clear_up(self, runtime: Runtime) -> None:
-        """End what a service left that ended by itself, and clean it."""
-        policy = self.slot.spec.policy
-        self.life.stop_began_s = self._loop.time()
-        if not await self._within(runtime.settle(), policy.stop_timeout_s, "stop"):
-            await self._within(runtime.kill(), policy.kill_timeout_s, "kill")
-        await self._clean(runtime)
-        self.life.ended_s = self._loop.time()
+    def fail(self, reason: str) -> None:
+        """Take it for dead although it runs: end it politely, and restart it as its policy says."""
+        if self._lifetime is not None and self.state in ANSWERING:
+            lifetime = self._lifetime
+            self._fall(lifetime, Exit(problem=reason), lambda: lifetime.end(is_polite=True))
 
-    # -- errors --------------------------------------------------------------------------------------------
+    def _fall(self, lifetime: Lifetime, end: Exit, clear: Callable[[], Awaitable[bool]]) -> None:
+        """Leave the running states, since it has ended by itself or is taken for dead."""
+        ready_s = lifetime.record.ready_s or self._loop.time()
+        again = self._decide(ran_s=self._loop.time() - ready_s, is_clean=end.is_clean)
+        if isinstance(again, Again):
+            self._announce_retry(again, str(end))
+            self._do(self._come_back(again, clear), is_rising=True)
+            return
+        reason = "; ".join(filter(None, (str(end), again.reason)))
+        self.move(ServiceTrigger.EXITED if end.is_clean else ServiceTrigger.DIED_FINAL, reason)
+        self._do(self._clear_and_tell(end, clear))
 
-    def _start_error(self, error: BaseException | None, phase: str) -> BaseException:
-        if isinstance(error, ServiceStartError):
-            return error
-        cause = error.cause if isinstance(error, HookError) else error
-        assert cause is not None
-        where = "its constructor" if phase == "construct" else f"{phase}()"
-        wrapped = ServiceStartError(
-            f"service {self.name!r} did not start: {where} raised {describe_error(cause)}.",
-            service=self.name,
-            phase=phase,
-            log_lines=self.slot.ring.texts(SHOWN_LOG_LINES),
-        )
-        wrapped.__cause__ = cause
-        return wrapped
+    async def _clear_and_tell(self, end: Exit, clear: Callable[[], Awaitable[bool]]) -> None:
+        self._team.note_end(self, end)
+        await clear()
 
-    def _timeout_error(self, timeout_s: float) -> ServiceError:
-        assert self._runtime is not None
-        pid = f" (pid {self._runtime.pid})" if self._runtime.pid is not None else ""
-        lines = self.slot.ring.texts(SHOWN_LOG_LINES)
-        said = "\nIts last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
-        return ReadinessTimeoutError(
-            f"service {self.name!r}{pid} was not ready after {timeout_s:g} s: {self._runtime.waiting_for()}. "
-            f"Read its lines with job.logs({self.name!r}), or raise start_timeout_s.{said}",
-            service=self.name,
-            phase=self._runtime.phase,
-            log_lines=lines,
-        )
+    async def _come_back(self, again: Again, clear: Callable[[], Awaitable[bool]]) -> None:
+        """Restart it: who restarts with it steps aside, the old life is cleared away, then a new one begins."""
+        aside = await self._team.step_aside(self)
+        if not await clear():
+            self._move_if(ServiceTrigger.KILL_FAILED, "what died left something that cannot be ended")
+            self._team.note_end(self, Exit(error=self._stopped_error("what died left something")))
+            return
+        if not await self._wait_for_retry(again):
+            raise self._stopped_error("it was stopped while it waited for its restart")
+        try:
+            await self._rise()
+        except ServiceStartError as error:
+            if not self.stop_asked.done():
+                self._team.note_end(self, Exit(error=error))
+            raise
+        if self.state in ANSWERING:
+            await self._team.return_to(self, aside)
 
-
-def set_signal(signal: asyncio.Future[None]) -> None:
-    """Resolve a future that stands for something that happens once; a second time changes nothing."""
-    if not signal.done():
-        signal.set_result(None)
+    def _stopped_error(self, problem: str) -> ServiceStartError:
+        return ServiceStartError(f"service {self.name!r}: {problem}.", service=self.name, phase="launch")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from autostop_lab.dataflow.functions import MapFunction as MapFunction
     from autostop_lab.dataflow.functions import SinkFunction as SinkFunction
     from autostop_lab.environment.local import LocalEnvironment as LocalEnvironment
+    from autostop_lab.environment.manager import ServiceManager as ServiceManager
     from autostop_lab.environment.registry import jobs as jobs
     from autostop_lab.environment.registry import last_job as last_job
     from autostop_lab.exceptions import ArgumentError as ArgumentError
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
     from autostop_lab.services.command import Command as Command
     from autostop_lab.services.handle import HealthResult as HealthResult
     from autostop_lab.services.handle import ServiceHandle as ServiceHandle
+    from autostop_lab.services.policies import Cron as Cron
+    from autostop_lab.services.policies import Health as Health
+    from autostop_lab.services.policies import Restart as Restart
     from autostop_lab.services.policies import ServicePolicy as ServicePolicy
     from autostop_lab.services.probes import CallReady as CallReady
     from autostop_lab.services.probes import HttpReady as HttpReady
@@ -68,6 +72,7 @@ _HOME = {
         "SinkFunction",
     ),
     "autostop_lab.environment.local": ("LocalEnvironment",),
+    "autostop_lab.environment.manager": ("ServiceManager",),
     "autostop_lab.environment.registry": ("jobs", "last_job"),
     "autostop_lab.exceptions": (
         "ArgumentError",
@@ -100,7 +105,7 @@ _HOME = {
     "autostop_lab.lifecycle": ("JobState", "ServiceState"),
     "autostop_lab.services.command": ("Command",),
     "autostop_lab.services.handle": ("HealthResult", "ServiceHandle"),
-    "autostop_lab.services.policies": ("ServicePolicy",),
+    "autostop_lab.services.policies": ("Cron", "Health", "Restart", "ServicePolicy"),
     "autostop_lab.services.probes": ("CallReady", "HttpReady", "LogReady", "TcpReady"),
     "autostop_lab.services.service": ("Service",),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
@@ -15,14 +16,15 @@ from autostop_lab.dispatcher import CellCode, Dispatcher, FollowedCode, JobCode,
 from autostop_lab.engines import LocalEngine
 from autostop_lab.environment.base import Environment, refuse_unknown_keywords
 from autostop_lab.environment.registry import registry
-from autostop_lab.exceptions import JobRunningError, PipelineError, ServiceStopError
+from autostop_lab.exceptions import DependencyError, JobRunningError, PipelineError, ServiceStopError
 from autostop_lab.job.job import Job, JobOptions
 from autostop_lab.job.report import CleanupReport
+from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import Origin
 from autostop_lab.services.handle import HealthResult, ServiceHandle
 from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.supervisor.loop import LoopThread, supervisor_loop
-from autostop_lab.supervisor.plan import start_levels, unknown_service
+from autostop_lab.supervisor.plan import start_levels, unknown_service, with_dependants
 from autostop_lab.supervisor.supervisor import Supervisor
 
 
@@ -327,9 +329,7 @@ class LocalEnvironment(Environment):
         live = self._supervisor.live()
         stopping = self._loop.submit(self._supervisor.stop(live, reason="environment stopped"))
         _wait_interruptibly(stopping, on_interrupt=self._hurry)
-        services = entries(self._supervisor, live)
-        if not live and job is not None and job.report is not None:
-            services = tuple(entry for entry in job.report.services if entry.outcome != "kept")
+        services = entries(self._supervisor, self._slots)
         return CleanupReport(
             title=f"environment {self.name!r}",
             state="stopped",
@@ -371,6 +371,44 @@ class LocalEnvironment(Environment):
 
         return wait
 
+    def remove_service(self, name: str) -> None:
+        """Stop a service and forget it; if the stop fails it stays.
+
+        Parameters
+        ----------
+        name : str
+            Which.
+
+        Raises
+        ------
+        UnknownServiceError
+            There is none of this name.
+        DependencyError
+            Another service depends on it.
+        ServiceStopError
+            It could not be stopped.
+        """
+        if name not in self._slots:
+            raise unknown_service(name, self._slots)
+        dependants = [other for other, slot in self._slots.items() if name in slot.spec.policy.depends_on]
+        if dependants:
+            names = ", ".join(map(repr, dependants))
+            raise DependencyError(f"service {name!r} is needed by {names}; remove those first.")
+        loop, supervisor = self._supervise()
+        self._end_service(name, kill=False)
+        if supervisor.unit(name).state is ServiceState.ABANDONED:
+            survivor = supervisor.unit(name).life.survivor
+            raise ServiceStopError(f"service {name!r} was abandoned: {survivor}", service=name, phase="stop")
+        loop.run(_remove(supervisor, name))
+        del self._slots[name]
+        self._fresh.discard(name)
+
+    def check_all(self) -> dict[str, HealthResult]:
+        """Look at all services at once; return what was found, by name."""
+        self._check_open()
+        loop, supervisor = self._supervise()
+        return loop.run(_check_all(supervisor))
+
     # -- orders of handles ---------------------------------------------------------------------------------
 
     def start_service(self, name: str) -> None:
@@ -378,7 +416,7 @@ class LocalEnvironment(Environment):
         self._check_open()
         self._check_dependencies()
         loop, supervisor = self._supervise()
-        loop.run(supervisor.start([name], Origin()))
+        loop.run(supervisor.start([name], Origin(), by_hand=True))
 
     def stop_service(self, name: str) -> None:
         """Stop one service, what depends on it first."""
@@ -393,7 +431,8 @@ class LocalEnvironment(Environment):
         unit = supervisor.unit(name)
         if not unit.is_live:
             return
-        loop.run(supervisor.stop([name], reason="killed by hand" if kill else "stopped by hand", kill=kill))
+        reason = "killed by hand" if kill else "stopped by hand"
+        loop.run(supervisor.stop([name], reason=reason, kill=kill, by_hand=True))
         if unit.life.errors or unit.life.survivor:
             phase, error = unit.life.errors[0] if unit.life.errors else ("stop", None)
             raise ServiceStopError(
@@ -415,6 +454,12 @@ class LocalEnvironment(Environment):
         return result
 
 
+async def _check_all(supervisor: Supervisor) -> dict[str, HealthResult]:
+    units = list(supervisor.units.values())
+    looks = (unit.check_health(unit.slot.spec.policy.call_timeout_s) for unit in units)
+    return {unit.name: result for unit, result in zip(units, await asyncio.gather(*looks), strict=True)}
+
+
 async def _make_supervisor() -> Supervisor:
     return Supervisor()
 
@@ -422,6 +467,10 @@ async def _make_supervisor() -> Supervisor:
 async def _add_all(supervisor: Supervisor, slots: Iterable[Any]) -> None:
     for slot in slots:
         supervisor.add(slot)
+
+
+async def _remove(supervisor: Supervisor, name: str) -> None:
+    supervisor.remove(name)
 
 
 async def _start_or_roll_back(supervisor: Supervisor, names: list[str], origin: Origin) -> None:
@@ -435,8 +484,11 @@ async def _start_or_roll_back(supervisor: Supervisor, names: list[str], origin: 
 async def _restart(supervisor: Supervisor, name: str) -> None:
     live = set(supervisor.live())
     await supervisor.stop([name], reason="restarted by hand")
-    again = [other for other in supervisor.units if other == name or (other in live and other not in supervisor.live())]
-    await supervisor.start(again, Origin())
+    await supervisor.start([name], Origin(), by_hand=True)
+    # Its dependants went down with it; so did an `always` one, perhaps, that was stopped by hand before.
+    dependants = with_dependants([name], supervisor.dependencies) - {name}
+    always = {other for other in dependants if supervisor.unit(other).slot.spec.policy.restart_rule.when == "always"}
+    await supervisor.start([other for other in supervisor.units if other in (dependants & live) | always], Origin())
 
 
 def _wait_interruptibly(future: Future[Any], *, on_interrupt: Callable[[], object] | None = None) -> Any:

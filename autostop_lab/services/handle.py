@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
-from autostop_lab.exceptions import ServiceCallTimeoutError, ServiceError, ServiceUnavailableError
+from autostop_lab.exceptions import ServiceCallTimeoutError, ServiceCrashedError, ServiceError, ServiceUnavailableError
 from autostop_lab.lifecycle import SERVICE_TABLE, ServiceState
 from autostop_lab.origin import thread_name
 from autostop_lab.services.gate import carrying_turns
@@ -23,6 +23,9 @@ from autostop_lab.services.logs import LogLine, LogRing
 
 if TYPE_CHECKING:
     from autostop_lab.services.spec import ServiceSpec
+
+#: The reason of a stop that the next call undoes.
+IDLE = "idle"
 
 #: What a handle has by itself; a service's public methods may not have these names.
 HANDLE_NAMES = ("name", "state", "host", "port", "ports", "start", "stop", "restart", "kill", "health", "logs", "call")
@@ -72,6 +75,10 @@ class Endpoint(Protocol):
 
     def methods(self) -> Iterable[str]:
         """Return the names of the methods that can be called."""
+
+
+class EndpointClosedError(Exception):
+    """This life of the service takes no further calls; nothing was called."""
 
 
 class Orders(Protocol):
@@ -131,33 +138,49 @@ class ServiceSlot:
             self.state, self.reason, self.endpoint, self.next_at = state, reason, endpoint, next_at
             self._changed.notify_all()
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether it was stopped because nobody called it, so that the next call starts it again."""
+        return self.reason == IDLE and self.state in (ServiceState.STOPPING, ServiceState.KILLING, ServiceState.STOPPED)
+
     def wait_endpoint(self) -> Endpoint:
-        """Return what answers calls, waiting for a service that is on its way up.
+        """Return what answers calls, waiting for a service that is on its way up, and waking one that rests.
 
         Raises
         ------
         ServiceUnavailableError
             It is not on its way, or did not come within ``call_timeout_s``.
         """
-        timeout_s = self.spec.policy.call_timeout_s
-        coming = (ServiceState.STARTING, ServiceState.BACKOFF)
-        with self._changed:
-            self._changed.wait_for(lambda: self.endpoint is not None or self.state not in coming, timeout_s)
-            if self.endpoint is not None:
-                return self.endpoint
-            waited = f" for {timeout_s:g} s" if self.state in coming else ""
-            raise self.unavailable(waited)
+        deadline = time.monotonic() + self.spec.policy.call_timeout_s
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._is_coming, max(0.0, deadline - time.monotonic()))
+                if self.endpoint is not None:
+                    return self.endpoint
+                if self._is_coming:
+                    raise self.unavailable(f" for {self.spec.policy.call_timeout_s:g} s")
+                if not self.is_resting:
+                    raise self.unavailable()
+            self.orders.start_service(self.name)
+
+    @property
+    def _is_coming(self) -> bool:
+        if self.endpoint is not None or self.state is ServiceState.STOPPED:
+            return False
+        return self.state in (ServiceState.STARTING, ServiceState.BACKOFF) or self.is_resting
 
     def unavailable(self, detail: str = "") -> ServiceUnavailableError:
         """Return the error that says why it takes no call now."""
         reason = f": {self.reason}" if self.reason else ""
+        next_try = f"; next try in {max(0.0, self.next_at - time.time()):.1f} s" if self.next_at is not None else ""
         advice = {
             ServiceState.STOPPED: "Start it with env.start() or within a job.",
-            ServiceState.CRASHED: f"Read its last lines with handle.logs(), then start it with handle {self.name!r}.",
+            ServiceState.CRASHED: "Read its last lines with handle.logs(), then start it again with handle.start().",
             ServiceState.STARTING: "Raise call_timeout_s, or depend on it so that it is ready first.",
+            ServiceState.BACKOFF: "Raise call_timeout_s, or read its last lines with handle.logs().",
             ServiceState.STOPPING: "Calls end when the job ends.",
         }.get(self.state, "")
-        text = f"service {self.name!r} takes no calls: it is {self.state}{detail}{reason}. {advice}".rstrip()
+        text = f"service {self.name!r} takes no calls: it is {self.state}{detail}{reason}{next_try}. {advice}".rstrip()
         return ServiceUnavailableError(text, service=self.name, phase="call")
 
 
@@ -190,10 +213,22 @@ class ServiceMethod:
         return self._call  # type: ignore[return-value]  # set together with _endpoint
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the method and return its value."""
-        if self._endpoint is None or self._endpoint is not self._slot.endpoint:
-            return self._bound()(*args, **kwargs)
-        return self._call(*args, **kwargs)  # type: ignore[misc]  # set together with _endpoint
+        """Call the method and return its value.
+
+        A call that came just as the service went down waits for the next life, if there is one.
+        """
+        while True:
+            call = self._call
+            if call is None or self._endpoint is not self._slot.endpoint:
+                call = self._bound()
+            try:
+                return call(*args, **kwargs)
+            except EndpointClosedError:
+                self._endpoint = self._call = None
+            except ServiceCrashedError:
+                if not self._slot.spec.policy.retry_calls:
+                    raise
+                return self._bound()(*args, **kwargs)
 
     def map(self, values: Iterable[Any], /) -> list[Any]:
         """Call the method with each of `values` in one round trip and return the results in order."""

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-
 #: Log lines shown in an error.
 SHOWN_LOG_LINES = 20
 

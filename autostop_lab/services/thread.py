@@ -17,7 +17,7 @@ from autostop_lab.exceptions import ServiceCrashedError, ServiceUnavailableError
 from autostop_lab.origin import Origin
 from autostop_lab.reaper.session import current_session
 from autostop_lab.services.gate import CallGate, carrying_turns
-from autostop_lab.services.handle import HealthResult, ServiceHandle, ServiceSlot
+from autostop_lab.services.handle import EndpointClosedError, HealthResult, ServiceHandle, ServiceSlot
 from autostop_lab.services.logs import SHOWN_LOG_LINES
 from autostop_lab.services.runtime import Exit, Runtime, describe_error, details_of
 from autostop_lab.services.service import HOOKS, ServiceContext, construct, hook
@@ -57,8 +57,10 @@ class ObjectEndpoint:
         def call(*args: Any, **kwargs: Any) -> Any:
             is_held = acquire(False) or wait_turn(timeout_s)
             try:
-                if gate.is_closed or is_held is None:
-                    raise self._refusal(method, timeout_s, is_closed=gate.is_closed)
+                if gate.is_closed:
+                    raise EndpointClosedError
+                if is_held is None:
+                    raise self._refusal(method, timeout_s)
                 return function(*args, **kwargs)
             finally:
                 if is_held:
@@ -73,8 +75,10 @@ class ObjectEndpoint:
         def call_async(*args: Any, **kwargs: Any) -> Any:
             is_held = acquire(False) or wait_turn(timeout_s)
             try:
-                if gate.is_closed or is_held is None:
-                    raise self._refusal(method, timeout_s, is_closed=gate.is_closed)
+                if gate.is_closed:
+                    raise EndpointClosedError
+                if is_held is None:
+                    raise self._refusal(method, timeout_s)
                 with carrying_turns(frozenset({gate})):
                     return finish(function(*args, **kwargs))
             except CancelledError:
@@ -95,9 +99,7 @@ class ObjectEndpoint:
             log_lines=lines,
         )
 
-    def _refusal(self, method: str, timeout_s: float, *, is_closed: bool) -> ServiceUnavailableError:
-        if is_closed:
-            return self._slot.unavailable()
+    def _refusal(self, method: str, timeout_s: float) -> ServiceUnavailableError:
         return ServiceUnavailableError(
             f"service {self._slot.name!r}: {method}() had no turn within {timeout_s:g} s, since other calls "
             f"take theirs. Raise call_timeout_s, or max_concurrent_calls if the service is thread-safe.",

@@ -87,9 +87,7 @@ class Schedule:
             watched: set[asyncio.Future[None]] = {self._unit.stop_asked}
             if self._run is not None:
                 watched.add(self._run)
-            await asyncio.wait(
-                watched, timeout=min(left_s, LONGEST_SLEEP_S), return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(watched, timeout=min(left_s, LONGEST_SLEEP_S), return_when=asyncio.FIRST_COMPLETED)
             if self._unit.stop_asked.done():
                 return False
             await self._take_in_run()

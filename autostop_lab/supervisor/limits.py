@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Protocol
 
+from autostop_lab.services.handle import IDLE
 from autostop_lab.services.runtime import Exit, Runtime
 from autostop_lab.supervisor.unit import Unit
 
-IDLE = "idle"
 LIFETIME = "lifetime"
+#: Shortest pause between two looks at whether a service is idle, in seconds.
+SHORTEST_PAUSE_S = 0.02
 
 
 class Ender(Protocol):
@@ -18,6 +20,9 @@ class Ender(Protocol):
 
     async def stop(self, names: list[str], *, reason: str) -> None:
         """End services, what depends on them first."""
+
+    def has_live_dependants(self, name: str) -> bool:
+        """Return whether a service lives that depends on this one."""
 
     def note_end(self, unit: Unit, end: Exit) -> None:
         """Hear that a service is gone for good."""
@@ -71,7 +76,8 @@ class Limits:
         idle_s = await runtime.idle_for_s()
         if unit.runtime is not runtime:
             return
-        if idle_s >= timeout_s:
+        if idle_s >= timeout_s and not self._ender.has_live_dependants(unit.name):
             await self._ender.stop([unit.name], reason=IDLE)
         else:
-            self._loop.call_later(max(timeout_s - idle_s, 0.01), self._look_at_idleness, unit, runtime)
+            pause_s = min(max(timeout_s - idle_s, SHORTEST_PAUSE_S), timeout_s / 4 + SHORTEST_PAUSE_S)
+            self._loop.call_later(pause_s, self._look_at_idleness, unit, runtime)

@@ -16,8 +16,8 @@ from autostop_lab.services.program import ProgramRuntime
 from autostop_lab.services.runtime import Exit, Runtime
 from autostop_lab.services.thread import ThreadRuntime
 from autostop_lab.supervisor.health import HealthBoard
-from autostop_lab.supervisor.limits import Limits
 from autostop_lab.supervisor.lifetime import set_signal
+from autostop_lab.supervisor.limits import Limits
 from autostop_lab.supervisor.plan import start_levels, unknown_service, with_dependants, with_needed
 from autostop_lab.supervisor.unit import ANSWERING, Unit
 
@@ -93,6 +93,10 @@ class Supervisor:
         """Begin to look at the health, the idleness and the age of a service that has become ready."""
         self._health.watch(unit)
         self._limits.watch(unit)
+
+    def has_live_dependants(self, name: str) -> bool:
+        """Return whether a service lives that depends on this one."""
+        return bool((with_dependants([name], self.dependencies) - {name}) & set(self.live()))
 
     async def step_aside(self, unit: Unit) -> list[str]:
         """Stop who restarts with `unit`, by its strategy, and return their names in order."""

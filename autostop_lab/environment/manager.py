@@ -58,7 +58,7 @@ class ServiceManager:
     ) -> ServiceHandle:
         """Add a service; nothing starts yet. Parameters and errors are those of ``register_service``."""
         if name in self._environment.services:
-            raise DuplicateServiceError(f"service {name!r} is there already. Choose another name, or remove() it first.")
+            raise DuplicateServiceError(f"service {name!r} is there already. Choose another name, or remove() it.")
         return self._environment.register_service(
             name,
             service_class,

@@ -78,7 +78,7 @@ class Endpoint(Protocol):
 
 
 class EndpointClosedError(Exception):
-    """This life of the service takes no further calls; nothing was called."""
+    """A life of a service takes no further calls; nothing was called."""
 
 
 class Orders(Protocol):

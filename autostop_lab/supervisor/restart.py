@@ -1,4 +1,4 @@
-"""PURE. Is a service that ended by itself started anew, and when?"""
+"""PURE. Whether a service that ended by itself is started anew, and when."""
 
 from __future__ import annotations
 

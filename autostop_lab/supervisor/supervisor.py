@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from autostop_lab.events import ServiceMoved
@@ -25,16 +27,23 @@ from autostop_lab.supervisor.unit import ANSWERING, Unit
 #: still on their way are stopped: so several failures come together, and one does not wait for the slowest.
 FAILURE_WINDOW_S = 0.5
 
-RUNTIMES: dict[str, type[ThreadRuntime] | type[ProgramRuntime]] = {
-    "thread": ThreadRuntime,
-    "command": ProgramRuntime,
-}
+MakeRuntime = Callable[[ServiceSlot, Origin, Callable[[str], ServiceHandle]], Runtime]
+RUNTIMES: Mapping[str, MakeRuntime] = {"thread": ThreadRuntime, "command": ProgramRuntime}
 
 
 class Supervisor:
     """Starts services by levels of ``depends_on``, watches them, and stops them in reverse.
 
-    Made and used on the supervisor's event loop only.
+    Made and used on the supervisor's event loop only, whose time it lives by.
+
+    Parameters
+    ----------
+    runtimes : mapping of str to callable
+        Makes what carries a service, by the name of its runtime.
+    wall_clock : callable
+        Returns the time in seconds since the epoch, for schedules.
+    jitter : callable
+        Returns a number between -1 and 1, for the pauses before restarts.
 
     Attributes
     ----------
@@ -46,7 +55,16 @@ class Supervisor:
         Told of each service that ended by itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        runtimes: Mapping[str, MakeRuntime] = RUNTIMES,
+        wall_clock: Callable[[], float] = time.time,
+        jitter: Callable[[], float] = lambda: random.uniform(-1, 1),
+    ) -> None:
+        self._runtimes = runtimes
+        self._wall_clock = wall_clock
+        self._jitter = jitter
         self.units: dict[str, Unit] = {}
         self.listeners: list[Callable[[ServiceMoved], None]] = []
         self.exit_listeners: list[Callable[[Unit, Exit], None]] = []
@@ -59,14 +77,20 @@ class Supervisor:
 
     def add(self, slot: ServiceSlot) -> None:
         """Take a service in; one of the same name that is at rest is replaced."""
-        self.units[slot.name] = Unit(slot, make_runtime=lambda: self._make_runtime(slot), team=self)
+        self.units[slot.name] = Unit(
+            slot,
+            make_runtime=lambda: self._make_runtime(slot),
+            team=self,
+            wall_clock=self._wall_clock,
+            jitter=self._jitter,
+        )
 
     def remove(self, name: str) -> None:
         """Forget a service that is at rest."""
         del self.units[name]
 
     def _make_runtime(self, slot: ServiceSlot) -> Runtime:
-        return RUNTIMES[slot.spec.runtime](slot, self._origin, lambda name: self._find(slot, name))
+        return self._runtimes[slot.spec.runtime](slot, self._origin, lambda name: self._find(slot, name))
 
     def _find(self, asking: ServiceSlot, name: str) -> ServiceHandle:
         if name not in asking.spec.policy.depends_on:

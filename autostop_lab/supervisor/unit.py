@@ -8,8 +8,6 @@ clears up after it. A stop sets a signal that makes every pending restart void, 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Protocol
 
@@ -57,6 +55,8 @@ class Unit:
         Makes a runtime: one life of the service.
     team : Team
         Its supervisor.
+    wall_clock, jitter : callable
+        As for the supervisor.
 
     Attributes
     ----------
@@ -68,7 +68,15 @@ class Unit:
         What the last look at its health found.
     """
 
-    def __init__(self, slot: ServiceSlot, *, make_runtime: Callable[[], Runtime], team: Team) -> None:
+    def __init__(
+        self,
+        slot: ServiceSlot,
+        *,
+        make_runtime: Callable[[], Runtime],
+        team: Team,
+        wall_clock: Callable[[], float],
+        jitter: Callable[[], float],
+    ) -> None:
         self.slot = slot
         self.machine = Machine(SERVICE_TABLE, slot.name)
         self.life = Life()
@@ -84,7 +92,8 @@ class Unit:
         self._work: asyncio.Task[None] | None = None
         self._is_rising = False
         self._restarts: list[float] = []
-        self._wall_clock = time.time
+        self._wall_clock = wall_clock
+        self._jitter = jitter
 
     @property
     def _cron(self) -> Cron | None:
@@ -308,14 +317,13 @@ class Unit:
     def _decide(self, *, ran_s: float, is_clean: bool) -> Again | Enough:
         rule, now = self.slot.spec.policy.restart_rule, self._loop.time()
         self._restarts = recent_restarts(rule, restarts=self._restarts, ran_s=ran_s, now=now)
-        jitter = random.uniform(-1, 1)
-        return decide(rule, is_clean=is_clean, restarts=self._restarts, ran_s=ran_s, now=now, jitter=jitter)
+        return decide(rule, is_clean=is_clean, restarts=self._restarts, ran_s=ran_s, now=now, jitter=self._jitter())
 
     def _announce_retry(self, again: Again, reason: str) -> None:
         rule = self.slot.spec.policy.restart_rule
         limit = "" if rule.max_restarts is None else f" of {rule.max_restarts}"
         text = f"{reason}; restart {again.number}{limit} in {again.delay_s:.1f} s"
-        self.move(ServiceTrigger.DIED_RETRY, text, next_at=time.time() + again.delay_s)
+        self.move(ServiceTrigger.DIED_RETRY, text, next_at=self._wall_clock() + again.delay_s)
 
     async def _wait_for_retry(self, again: Again) -> bool:
         await asyncio.wait({self.stop_asked}, timeout=again.delay_s)

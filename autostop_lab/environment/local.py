@@ -21,7 +21,7 @@ from autostop_lab.job.job import Job, JobOptions
 from autostop_lab.job.report import CleanupReport
 from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import Origin
-from autostop_lab.services.handle import HealthResult, ServiceHandle
+from autostop_lab.services.handle import HealthResult, ServiceHandle, current_hook
 from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.supervisor.loop import LoopThread, supervisor_loop
 from autostop_lab.supervisor.plan import start_levels, unknown_service, with_dependants
@@ -131,6 +131,7 @@ class LocalEnvironment(Environment):
         try:
             _wait_interruptibly(starting)
         except KeyboardInterrupt:
+            starting.cancel()
             loop.run(supervisor.stop(names, reason="interrupted"))
             raise
 
@@ -321,8 +322,11 @@ class LocalEnvironment(Environment):
         """
         began_s = time.monotonic()
         job = self.last_job
+        reason = f"environment {self.name!r} was stopped"
+        if self._is_in_own_hook():
+            return self._stop_without_waiting(reason)
         if job is not None and not job.is_over:
-            job.cancel(f"environment {self.name!r} was stopped")
+            job.cancel(reason)
             job.wait()
         if self._supervisor is None or self._loop is None:
             return CleanupReport(title=f"environment {self.name!r}", state="stopped")
@@ -340,6 +344,18 @@ class LocalEnvironment(Environment):
     def _hurry(self) -> None:
         if self._loop is not None and self._supervisor is not None:
             self._loop.post(self._supervisor.hurry)
+
+    def _is_in_own_hook(self) -> bool:
+        """Return whether a hook of one of our services calls this: what it orders would wait for the hook."""
+        slot = current_hook.get()
+        return slot is not None and self._slots.get(slot.name) is slot
+
+    def _stop_without_waiting(self, reason: str) -> CleanupReport:
+        if self.last_job is not None:
+            self.last_job.cancel(reason)
+        if self._loop is not None and self._supervisor is not None:
+            self._loop.submit(self._supervisor.stop(self._supervisor.live(), reason=reason))
+        return CleanupReport(title=f"environment {self.name!r}", state="stopping", reason="ordered by a hook")
 
     def close(self) -> CleanupReport:
         """Cancel the job if it still runs, and stop all services, for good; a second call returns the same report.
@@ -432,6 +448,9 @@ class LocalEnvironment(Environment):
         if not unit.is_live:
             return
         reason = "killed by hand" if kill else "stopped by hand"
+        if self._is_in_own_hook():
+            loop.submit(supervisor.stop([name], reason=reason, kill=kill, by_hand=True))
+            return
         loop.run(supervisor.stop([name], reason=reason, kill=kill, by_hand=True))
         if unit.life.errors or unit.life.survivor:
             phase, error = unit.life.errors[0] if unit.life.errors else ("stop", None)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
@@ -75,6 +75,10 @@ class Endpoint(Protocol):
 
     def methods(self) -> Iterable[str]:
         """Return the names of the methods that can be called."""
+
+
+#: The slot whose hook this thread is in. Orders given there are not waited for: they would wait for the hook.
+current_hook: ContextVar[ServiceSlot | None] = ContextVar("autostop_lab_current_hook", default=None)
 
 
 class EndpointClosedError(Exception):

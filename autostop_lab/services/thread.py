@@ -17,7 +17,7 @@ from autostop_lab.exceptions import ServiceCrashedError, ServiceUnavailableError
 from autostop_lab.origin import Origin
 from autostop_lab.reaper.session import current_session
 from autostop_lab.services.gate import CallGate, carrying_turns
-from autostop_lab.services.handle import EndpointClosedError, HealthResult, ServiceHandle, ServiceSlot
+from autostop_lab.services.handle import EndpointClosedError, HealthResult, ServiceHandle, ServiceSlot, current_hook
 from autostop_lab.services.logs import SHOWN_LOG_LINES
 from autostop_lab.services.runtime import Exit, Runtime, describe_error, details_of
 from autostop_lab.services.service import HOOKS, ServiceContext, construct, hook
@@ -177,7 +177,13 @@ class ThreadRuntime(Runtime):
 
     def _call_hook(self, name: str) -> Any:
         function = hook(self._service, name) if self._is_made else None
-        return self._loop.finish(function()) if function is not None else None
+        if function is None:
+            return None
+        token = current_hook.set(self.slot)
+        try:
+            return self._loop.finish(function())
+        finally:
+            current_hook.reset(token)
 
     def _note_run_end(self, running: asyncio.Future[Any]) -> None:
         if not running.cancelled():

@@ -109,12 +109,14 @@ def test_an_interrupt_of_env_start_stops_what_had_started(tmp_path: Path, call: 
     script = Script(
         f"""
 env.register_service("a", S, "a", start_s=0.5)
+env.register_service("never", S, "never", policy=ServicePolicy(depends_on=["a"]))
 try: {call}
 except KeyboardInterrupt: say("interrupted")
 """
         if not call.startswith("with")
         else f"""
 env.register_service("a", S, "a", start_s=0.5)
+env.register_service("never", S, "never", policy=ServicePolicy(depends_on=["a"]))
 try:
     {call}
 except KeyboardInterrupt: say("interrupted")

@@ -763,6 +763,24 @@ def test_a_service_that_stops_its_own_environment_does_not_block(env: LocalEnvir
     assert diary == [("selfish", "stop")]
 
 
+@pytest.mark.parametrize("order", ["env.stop()", "handle.stop()"])
+def test_a_stop_that_orders_a_stop_does_not_wait_for_itself(env: LocalEnvironment, diary: Diary, order: str) -> None:
+    class Eager(Service):
+        def stop(self) -> None:
+            env.stop() if order == "env.stop()" else handle.stop()
+            diary.append(("eager", "stop"))
+
+    handle = env.register_service("eager", Eager)
+    env.run(lambda: None)
+    job = env.submit(autostop=True)
+    env.start()
+    handle.stop()
+
+    assert diary == [("eager", "stop")] * 2
+    assert job.elapsed_s < 5
+    assert handle.state is ServiceState.STOPPED
+
+
 # -- what is refused ---------------------------------------------------------------------------------------
 
 

@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from autostop_lab import __version__, cli
+from autostop_lab import __version__
+from autostop_lab.cli import demo, notebook, screen
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LAST_WORDS = "The kernel is shut down, and no process is left."
 ANSWERS = "[7/10] The answers"
 
@@ -109,10 +110,10 @@ def test_without_redis_server_the_demo_says_how_to_get_it_and_starts_nothing(run
 
 
 def test_without_the_package_redis_the_demo_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(demo, "find_spec", lambda name: None)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
 
-    (missing,) = cli.missing_for_redis()
+    (missing,) = demo.missing_for_redis()
 
     assert missing.endswith("-m pip install redis")
 
@@ -141,16 +142,16 @@ def test_what_is_no_notebook_is_refused_in_words(run: Run, tmp_path: Path, conte
 def test_a_parameter_needs_a_cell_for_it(tmp_path: Path) -> None:
     path = make_notebook(tmp_path / "some.ipynb", "1")
 
-    with pytest.raises(cli.DemoError, match="no cell tagged 'parameters'"):
-        cli.read_cells(path, {"STORE": "redis"})
+    with pytest.raises(notebook.DemoError, match="no cell tagged 'parameters'"):
+        notebook.read_cells(path, {"STORE": "redis"})
 
 
 def test_a_parameter_is_set_after_the_cell_for_it(tmp_path: Path) -> None:
     path = make_notebook(tmp_path / "some.ipynb", "STORE = 1", tags=("parameters",))
 
-    (cell,) = cli.read_cells(path, {"STORE": "redis"})
+    (cell,) = notebook.read_cells(path, {"STORE": "redis"})
 
-    assert cell == cli.Cell("Title", "STORE = 1\nSTORE = 'redis'")
+    assert cell == notebook.Cell("Title", "STORE = 1\nSTORE = 'redis'")
 
 
 # -- the screen --------------------------------------------------------------------------------------------
@@ -162,11 +163,11 @@ class Terminal(io.StringIO):
 
 
 def shown_on(out: io.StringIO) -> str:
-    screen = cli.Screen(out)
-    screen.line("title", "bold")
-    screen.progress("running")
-    screen.write("\x1b[31mred\x1b[39m")
-    screen.line("end")
+    shown = screen.Screen(out)
+    shown.line("title", "bold")
+    shown.progress("running")
+    shown.write("\x1b[31mred\x1b[39m")
+    shown.line("end")
     return out.getvalue()
 
 

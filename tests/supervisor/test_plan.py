@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +41,7 @@ def test_a_circle_is_named_in_the_direction_of_the_dependencies() -> None:
     circle = str(caught.value).split("circle: ")[1].split(".")[0].split(" -> ")
 
     assert circle[0] == circle[-1]
-    edges = set(zip(circle, circle[1:], strict=False))
+    edges = set(itertools.pairwise(circle))
     assert edges == {("a", "b"), ("b", "c"), ("c", "a")}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autostop_lab.diagrams.readme import blocks, markers
+from tests.readme_parts import blocks, markers
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -21,4 +21,4 @@ def test_readme_has_what_the_tables_generate(name: str) -> None:
 
     shown = text.split(begin)[1].split(end)[0]
 
-    assert shown == f"\n{blocks()[name]}\n", "run: python -m autostop_lab.diagrams README.md"
+    assert shown == f"\n{blocks()[name]}\n", "run: python -m tests.readme_parts README.md"

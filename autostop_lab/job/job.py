@@ -184,7 +184,7 @@ class Job:
 
     def summary(self) -> str:
         """Return the whole story in five lines or fewer."""
-        why = f" ({self.reason})" if self.reason else ""
+        why = f" ({self.reason})" if self.reason not in ("", self.state) else ""
         lines = [f"job {self.name!r} [{self.id}]: {self.state}{why}, {seconds(self.elapsed_s)}"]
         services = ", ".join(f"{slot.name} {slot.state}" for slot in self._slots.values())
         lines.append(f"services: {services or 'none'}")

@@ -151,7 +151,7 @@ class CleanupReport:
     @property
     def headline(self) -> str:
         """The first line."""
-        return self._line(f" ({self.reason})" if self.reason else "")
+        return self._line(f" ({self.reason})" if self.reason not in ("", self.state) else "")
 
     @property
     def note(self) -> str:
@@ -196,8 +196,8 @@ class CleanupReport:
             rows.append("<tr>" + "".join(f'<td style="text-align:left">{escape(v)}</td>' for v in values) + "</tr>")
         head = "".join(f'<th style="text-align:left">{cell}</th>' for cell in cells)
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>" if rows else ""
-        mark = "&#10003;" if self.is_clean else "&#9888;"
-        return f"<div><b>{mark} {escape(self.headline)}</b>{table}</div>"
+        mark = "" if self.is_clean else "&#9888; "
+        return f"<div><b>{mark}{escape(self.headline)}</b>{table}</div>"
 
     def check(self) -> None:
         """Raise what went wrong in the cleanup.

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from autostop_lab.diagrams.__main__ import main
-from autostop_lab.diagrams.readme import blocks, markers, rewritten
 from autostop_lab.exceptions import ConfigurationError
+from tests.readme_parts import blocks, main, markers, rewritten
 
 
 def page(name: str, content: str = "old\n") -> str:

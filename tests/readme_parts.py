@@ -1,0 +1,134 @@
+"""The parts of a page that the code generates, each between two comments that name it.
+
+``python -m tests.readme_parts README.md`` makes them anew.
+
+::
+
+    <!-- generated: service table -->
+    ...
+    <!-- end: service table -->
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from autostop_lab.diagrams.markup import markdown_table, mermaid
+from autostop_lab.exceptions import ConfigurationError
+from autostop_lab.lifecycle import JOB_TABLE, SERVICE_TABLE
+from autostop_lab.services.policies import RESTART_WORDS, Restart
+from autostop_lab.supervisor.restart import Again, decide
+
+
+def blocks() -> dict[str, str]:
+    """Return what the tables generate, by the name that stands in the comments."""
+    return {
+        "service diagram": f"```mermaid\n{mermaid(SERVICE_TABLE)}\n```",
+        "service table": markdown_table(SERVICE_TABLE),
+        "job diagram": f"```mermaid\n{mermaid(JOB_TABLE)}\n```",
+        "job table": markdown_table(JOB_TABLE),
+        "policy table": policy_table(),
+    }
+
+
+def policy_table() -> str:
+    """Return what happens to a service on each occasion, for each restart policy, as Markdown."""
+    rows = [
+        ("it ends by itself, cleanly", [_end(word, is_clean=True) for word in RESTART_WORDS]),
+        ("it crashes", [_end(word, is_clean=False) for word in RESTART_WORDS]),
+        ("its start fails", [_end(word, is_clean=False) for word in RESTART_WORDS]),
+        ("its health check fails too often", ["`unhealthy`; with `on_unhealthy=\"restart\"` as for a crash"] * 4),
+        ("its health check hangs", ["counts as failed; others are not delayed"] * 4),
+        ("it is stopped by hand", [f"`stopped`; {_return(word)}" for word in RESTART_WORDS]),
+        ("the job ends", ["stopped and cleaned, pending restarts are void"] * 4),
+        ("the kernel dies", ["a Python object dies with it"] * 4),
+    ]
+    head = ["", *(f'`restart="{word}"`' for word in RESTART_WORDS)]
+    lines = [head, ["---"] * len(head), *([what, *cells] for what, cells in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _end(word: str, *, is_clean: bool) -> str:
+    """Say what the decision is, by asking for it."""
+    if isinstance(decide(Restart(word), is_clean=is_clean, restarts=(), ran_s=0.0, now=0.0), Again):
+        return "`backoff`, then started anew; `crashed` when its limit is reached"
+    return "`stopped`, outcome `exited`; dependants live on" if is_clean else "`crashed`; a critical one fails the job"
+
+
+def _return(word: str) -> str:
+    if word == "unless-stopped":
+        return "waits for its own `start()`"
+    more = ", or its dependency restarts" if word == "always" else ""
+    return f"starts again with `start_all()` or a new submit{more}"
+
+
+def markers(name: str) -> tuple[str, str]:
+    """Return the comments before and after the part called `name`."""
+    return f"<!-- generated: {name} -->", f"<!-- end: {name} -->"
+
+
+def rewritten(page: str) -> str:
+    """Return a page with what stands between each pair of comments made anew.
+
+    Parameters
+    ----------
+    page : str
+        A text with the comments of any of the parts; see `blocks` for their names.
+
+    Returns
+    -------
+    str
+        The page; outside the comments nothing is changed.
+
+    Raises
+    ------
+    ConfigurationError
+        A part's name is unknown, or its comments are not one pair in their order.
+    """
+    known = blocks()
+    for name in sorted(set(re.findall(r"<!-- (?:generated|end): (.*?) -->", page))):
+        if name not in known:
+            raise ConfigurationError(f"nothing generates {name!r}; there are {', '.join(map(repr, known))}.")
+        begin, end = markers(name)
+        if page.count(begin) != 1 or page.count(end) != 1 or page.index(end) < page.index(begin):
+            raise ConfigurationError(f"{begin!r} and {end!r} have to be there once each, in this order.")
+        before, rest = page.split(begin)
+        after = rest.split(end)[1]
+        page = f"{before}{begin}\n{known[name]}\n{end}{after}"
+    return page
+
+
+def main(pages: list[str]) -> int:
+    """Rewrite each page that is not as the code would have it, and say so.
+
+    Parameters
+    ----------
+    pages : list of str
+        Paths of the pages.
+
+    Returns
+    -------
+    int
+        Exit status: 0 if all is well, 1 if a page could not be done, 2 without pages.
+    """
+    if not pages:
+        print("usage: python -m tests.readme_parts PAGE.md ...", file=sys.stderr)
+        return 2
+    status = 0
+    for page in map(Path, pages):
+        try:
+            old = page.read_text(encoding="utf-8")
+            new = rewritten(old)
+            if new != old:
+                page.write_text(new, encoding="utf-8")
+                print(f"{page}: rewritten")
+        except (OSError, ConfigurationError) as error:
+            print(f"{page}: {error}", file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -278,6 +278,10 @@ class Environment(ABC):
         """Start one service, what it depends on first."""
 
     @abstractmethod
+    def wake_service(self, name: str) -> None:
+        """Start one service that rests because nobody called it; one that was stopped since stays at rest."""
+
+    @abstractmethod
     def stop_service(self, name: str) -> None:
         """Stop one service, what depends on it first."""
 

@@ -24,7 +24,7 @@ from autostop_lab.origin import Origin
 from autostop_lab.services.handle import HealthResult, ServiceHandle, current_hook
 from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.supervisor.loop import LoopThread, supervisor_loop
-from autostop_lab.supervisor.plan import start_levels, unknown_service, with_dependants
+from autostop_lab.supervisor.plan import start_levels, unknown_service
 from autostop_lab.supervisor.supervisor import Supervisor
 
 
@@ -434,6 +434,11 @@ class LocalEnvironment(Environment):
         loop, supervisor = self._supervise()
         loop.run(supervisor.start([name], Origin(), by_hand=True))
 
+    def wake_service(self, name: str) -> None:
+        """Start one service that rests because nobody called it; one that was stopped since stays at rest."""
+        loop, supervisor = self._supervise()
+        loop.run(supervisor.wake(name, Origin()))
+
     def stop_service(self, name: str) -> None:
         """Stop one service, what depends on it first."""
         self._end_service(name, kill=False)
@@ -444,26 +449,17 @@ class LocalEnvironment(Environment):
 
     def _end_service(self, name: str, *, kill: bool) -> None:
         loop, supervisor = self._supervise()
-        unit = supervisor.unit(name)
-        if not unit.is_live:
-            return
-        reason = "killed by hand" if kill else "stopped by hand"
-        if self._is_in_own_hook():
-            loop.submit(supervisor.stop([name], reason=reason, kill=kill, by_hand=True))
-            return
-        loop.run(supervisor.stop([name], reason=reason, kill=kill, by_hand=True))
-        if unit.life.errors or unit.life.survivor:
-            phase, error = unit.life.errors[0] if unit.life.errors else ("stop", None)
-            raise ServiceStopError(
-                f"service {name!r} was stopped by hand, and that failed: {error or unit.life.survivor}",
-                service=name,
-                phase=phase,
-            ) from error
+        ending = loop.submit(_end_by_hand(supervisor, name, kill=kill))
+        if not self._is_in_own_hook():
+            ending.result()
 
     def restart_service(self, name: str) -> None:
         """Stop one service and start it anew, with what depends on it and was running."""
+        self._check_open()
         loop, supervisor = self._supervise()
-        loop.run(_restart(supervisor, name))
+        restarting = loop.submit(supervisor.restart(name, Origin()))
+        if not self._is_in_own_hook():
+            restarting.result()
 
     def check_service(self, name: str) -> HealthResult:
         """Look at one service."""
@@ -500,14 +496,20 @@ async def _start_or_roll_back(supervisor: Supervisor, names: list[str], origin: 
         raise
 
 
-async def _restart(supervisor: Supervisor, name: str) -> None:
-    live = set(supervisor.live())
-    await supervisor.stop([name], reason="restarted by hand")
-    await supervisor.start([name], Origin(), by_hand=True)
-    # Its dependants went down with it; so did an `always` one, perhaps, that was stopped by hand before.
-    dependants = with_dependants([name], supervisor.dependencies) - {name}
-    always = {other for other in dependants if supervisor.unit(other).slot.spec.policy.restart_rule.when == "always"}
-    await supervisor.start([other for other in supervisor.units if other in (dependants & live) | always], Origin())
+async def _end_by_hand(supervisor: Supervisor, name: str, *, kill: bool) -> None:
+    unit = supervisor.unit(name)
+    life, was_over = unit.life, unit.life.is_over
+    await supervisor.stop([name], reason="killed by hand" if kill else "stopped by hand", kill=kill, by_hand=True)
+    if unit.life is life and was_over:
+        return  # what it ended with then was told then
+    errors = [(phase, error) for phase, error in unit.life.errors if phase != "start"]
+    if errors or unit.life.survivor:
+        phase, error = errors[0] if errors else ("stop", None)
+        raise ServiceStopError(
+            f"service {name!r} was stopped by hand, and that failed: {error or unit.life.survivor}",
+            service=name,
+            phase=phase,
+        ) from error
 
 
 def _wait_interruptibly(future: Future[Any], *, on_interrupt: Callable[[], object] | None = None) -> Any:

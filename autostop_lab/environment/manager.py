@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from autostop_lab.environment.local import LocalEnvironment
-from autostop_lab.exceptions import DuplicateServiceError
+from autostop_lab.exceptions import DuplicateServiceError, ServiceError
 from autostop_lab.job.report import CleanupReport
+from autostop_lab.lifecycle import SERVICE_TABLE
 from autostop_lab.services.handle import HealthResult, ServiceHandle
 from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.supervisor.plan import unknown_service
@@ -114,19 +115,21 @@ class ServiceManager:
         return self._handle(name).health()
 
     def start_all(self) -> None:
-        """Start all services by their dependencies; an ``unless-stopped`` one that was stopped by hand stays at rest.
+        """Start all services by their dependencies.
+
+        An ``unless-stopped`` one that was stopped by hand stays at rest, and so does what depends on it.
 
         Raises
         ------
+        DependencyError
+            Unknown, circular or self dependency; nothing was started.
         ExceptionGroup
             With the error of each that did not start; what this call had started is stopped again.
         """
         try:
             self._environment.start()
-        except ExceptionGroup:
-            raise
-        except Exception as error:
-            raise ExceptionGroup("1 service did not start", [error]) from None
+        except ServiceError as error:
+            raise ExceptionGroup(f"1 service did not start: {error.service!r}", [error]) from None
 
     def stop_all(self) -> CleanupReport:
         """Stop and clean all services, whatever fails.
@@ -136,10 +139,13 @@ class ServiceManager:
         CleanupReport
             What became of each; ``check()`` raises what went wrong. Failures are logged too.
         """
+        live = {name for name, handle in self.services.items() if handle.state in SERVICE_TABLE.live}
         report = self._environment.stop()
         for entry in report.services:
-            if entry.is_trouble:
-                logger.error("Service %r failed to stop", entry.name, exc_info=entry.error)
+            errors = [error for phase, error in entry.errors if phase != "start"]
+            if entry.name in live and (errors or entry.survivor):
+                said = f": {entry.survivor}" if entry.survivor else ""
+                logger.error("Service %r failed to stop%s", entry.name, said, exc_info=errors[0] if errors else None)
         return report
 
     def health_all(self) -> dict[str, HealthResult]:

@@ -27,6 +27,17 @@ if TYPE_CHECKING:
 #: The reason of a stop that the next call undoes.
 IDLE = "idle"
 
+#: States in which what does not answer will; those of a service that runs are between two objects.
+COMING = frozenset(
+    {
+        ServiceState.STARTING,
+        ServiceState.BACKOFF,
+        ServiceState.RUNNING,
+        ServiceState.UNHEALTHY,
+        ServiceState.WAITING,
+    }
+)
+
 #: What a handle has by itself; a service's public methods may not have these names.
 HANDLE_NAMES = ("name", "state", "host", "port", "ports", "start", "stop", "restart", "kill", "health", "logs", "call")
 
@@ -91,6 +102,9 @@ class Orders(Protocol):
     def start_service(self, name: str) -> None:
         """Start it, and return when it is ready."""
 
+    def wake_service(self, name: str) -> None:
+        """Start it if it still rests, and return when it is ready."""
+
     def stop_service(self, name: str) -> None:
         """Stop it, and return when it is clean."""
 
@@ -126,6 +140,7 @@ class ServiceSlot:
         self.reason = ""
         self.next_at: float | None = None
         self.endpoint: Endpoint | None = None
+        self.is_returning = False
         self._changed = threading.Condition()
         _slots[id(self)] = self
 
@@ -142,13 +157,26 @@ class ServiceSlot:
             self.state, self.reason, self.endpoint, self.next_at = state, reason, endpoint, next_at
             self._changed.notify_all()
 
+    def set_return(self, is_returning: bool, reason: str) -> None:
+        """Show whether it is started again without a further order, and end a rest that the next call would undo."""
+        with self._changed:
+            self.is_returning = is_returning
+            if self.is_resting:
+                self.reason = reason
+            self._changed.notify_all()
+
     @property
     def is_resting(self) -> bool:
         """Whether it was stopped because nobody called it, so that the next call starts it again."""
         return self.reason == IDLE and self.state in (ServiceState.STOPPING, ServiceState.KILLING, ServiceState.STOPPED)
 
-    def wait_endpoint(self) -> Endpoint:
+    def wait_endpoint(self, *, other_than: Endpoint | None = None) -> Endpoint:
         """Return what answers calls, waiting for a service that is on its way up, and waking one that rests.
+
+        Parameters
+        ----------
+        other_than : Endpoint or None
+            One that was found closed: what it belonged to is on its way down.
 
         Raises
         ------
@@ -156,22 +184,29 @@ class ServiceSlot:
             It is not on its way, or did not come within ``call_timeout_s``.
         """
         deadline = time.monotonic() + self.spec.policy.call_timeout_s
+
+        def is_decided() -> bool:
+            return not self._is_coming if self.endpoint is None else self.endpoint is not other_than
+
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: not self._is_coming, max(0.0, deadline - time.monotonic()))
-                if self.endpoint is not None:
+                self._changed.wait_for(is_decided, max(0.0, deadline - time.monotonic()))
+                if self.endpoint is not None and self.endpoint is not other_than:
                     return self.endpoint
-                if self._is_coming:
+                if not is_decided():
                     raise self.unavailable(f" for {self.spec.policy.call_timeout_s:g} s")
                 if not self.is_resting:
                     raise self.unavailable()
-            self.orders.start_service(self.name)
+            self.orders.wake_service(self.name)
 
     @property
     def _is_coming(self) -> bool:
-        if self.endpoint is not None or self.state is ServiceState.STOPPED:
+        """Whether it will answer without a further order: it starts, is restarted, or gets a new object."""
+        if self.is_returning:
+            return True
+        if self.state is ServiceState.STOPPED:
             return False
-        return self.state in (ServiceState.STARTING, ServiceState.BACKOFF) or self.is_resting
+        return self.state in COMING or self.is_resting
 
     def unavailable(self, detail: str = "") -> ServiceUnavailableError:
         """Return the error that says why it takes no call now."""
@@ -200,44 +235,45 @@ def _slot_elsewhere(key: int, name: str) -> ServiceHandle:
 class ServiceMethod:
     """One method of a service: call it, `map` it over a batch, `submit` it, or await `aio`."""
 
-    __slots__ = ("_call", "_endpoint", "_name", "_slot")
+    __slots__ = ("_name", "_slot", "_target")
 
     def __init__(self, slot: ServiceSlot, name: str) -> None:
         self._slot = slot
         self._name = name
-        self._endpoint: Endpoint | None = None
-        self._call: Callable[..., Any] | None = None
+        # One attribute, since threads share it.
+        self._target: tuple[Endpoint, Callable[..., Any]] | None = None
 
-    def _bound(self) -> Callable[..., Any]:
-        endpoint = self._slot.endpoint
-        if endpoint is None:
-            endpoint = self._slot.wait_endpoint()
-        if endpoint is not self._endpoint:
-            self._endpoint, self._call = endpoint, endpoint.bind(self._name)
-        return self._call  # type: ignore[return-value]  # set together with _endpoint
+    def _bound(self, *, other_than: Endpoint | None = None) -> tuple[Endpoint, Callable[..., Any]]:
+        target, endpoint = self._target, self._slot.endpoint
+        if endpoint is None or endpoint is other_than:
+            endpoint = self._slot.wait_endpoint(other_than=other_than)
+        if target is None or endpoint is not target[0]:
+            self._target = target = (endpoint, endpoint.bind(self._name))
+        return target
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the method and return its value.
 
         A call that came just as the service went down waits for the next life, if there is one.
         """
+        target = self._target
+        if target is None or target[0] is not self._slot.endpoint:
+            target = self._bound()
+        may_repeat = True
         while True:
-            call = self._call
-            if call is None or self._endpoint is not self._slot.endpoint:
-                call = self._bound()
             try:
-                return call(*args, **kwargs)
+                return target[1](*args, **kwargs)
             except EndpointClosedError:
-                self._endpoint = self._call = None
+                pass
             except ServiceCrashedError:
-                if not self._slot.spec.policy.retry_calls:
+                if not (may_repeat and self._slot.spec.policy.retry_calls):
                     raise
-                return self._bound()(*args, **kwargs)
+                may_repeat = False
+            target = self._bound(other_than=target[0])
 
     def map(self, values: Iterable[Any], /) -> list[Any]:
         """Call the method with each of `values` in one round trip and return the results in order."""
-        call = self._bound()
-        return [call(value) for value in values]
+        return [self(value) for value in values]
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Begin a call in the background and return a future of its value."""

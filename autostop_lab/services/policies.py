@@ -67,8 +67,8 @@ class Restart:
         Length of the sliding window in seconds, > 0. So much uninterrupted running empties it, and so does a manual
         stop, start or restart; nothing else does.
     backoff_s, backoff_max_s : float
-        Pause in seconds before the first restart; it doubles with each further one in the window, up to the
-        maximum, with a jitter of +-10 %.
+        Pause in seconds before the first restart; it doubles with each further one until the window is emptied, up
+        to the maximum, with a jitter of +-10 %.
     strategy : str
         Who restarts with it: ``"one_for_one"`` nobody, ``"rest_for_one"`` what depends on it, ``"one_for_all"`` every
         service beside it.
@@ -106,7 +106,8 @@ class Health:
     failure_threshold, success_threshold : int
         Failed looks in a row that make it unhealthy, and passed ones that make it well again, >= 1.
     on_unhealthy : str
-        ``"report"`` shows it; ``"restart"`` restarts the service, within the limits of its `Restart`.
+        ``"report"`` shows it; ``"restart"`` restarts the service, whatever its `Restart` says of crashes, and within
+        the limits of that.
     """
 
     interval_s: float = 10.0
@@ -131,7 +132,7 @@ class Cron:
     Parameters
     ----------
     schedule : str
-        Five fields (minute, hour, day of month, month, day of week), or six with the seconds first, as cronsim
+        Five fields (minute, hour, day of month, month, day of week), or six with the seconds before them, as cronsim
         reads them.
     run_timeout_s : float or None
         Longest run in seconds, > 0; None for no limit.
@@ -194,7 +195,9 @@ class Cron:
             ticks = CronSim(self.schedule, moment.astimezone(self.zone()))
         except (CronSimError, AttributeError, TypeError) as error:
             raise ConfigurationError(f"Cron: {self.schedule!r} is not a cron schedule: {error}.") from None
-        return next(ticks)
+        # In the hour that comes twice, cronsim gives the tick of the first time also when it is over.
+        # Compared in UTC: within one zone Python compares what the clock shows.
+        return next(tick for tick in ticks if tick.astimezone(UTC) > moment.astimezone(UTC))
 
 
 def _local_zone() -> tzinfo:
@@ -302,6 +305,11 @@ class ServicePolicy:
             raise ConfigurationError(
                 f"{owner}: restart={self.restart_rule.when!r} beside cron: a failed run is repeated by the next tick. "
                 "Leave restart out."
+            )
+        if self.cron is not None and self.health is not None and self.health.on_unhealthy == "restart":
+            raise ConfigurationError(
+                f"{owner}: health=Health(on_unhealthy='restart') beside cron: a failed run gets a new object anyway. "
+                "Use on_unhealthy='report'."
             )
 
     @property

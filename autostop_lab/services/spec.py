@@ -129,6 +129,7 @@ def spec_of_class(
         methods=methods,
     )
     _check_options(spec)
+    _check_policy(spec, service_class)
     if is_command:
         service_class(*args, **kwargs)._autostop_check(name)
     return spec
@@ -158,6 +159,21 @@ def spec_of_factory(
     )
     _check_options(spec)
     return spec
+
+
+def _check_policy(spec: ServiceSpec, service_class: type) -> None:
+    """Refuse a policy that asks for a hook which the class does not define."""
+    kind, policy = service_class.__name__, spec.policy
+    if spec.is_command and policy.idle_timeout_s is not None and not hasattr(service_class, "is_idle"):
+        raise ConfigurationError(
+            f"service {spec.name!r}: idle_timeout_s={policy.idle_timeout_s:g}, but {kind} is a Command and its clients "
+            "need not come through the handle. Define is_idle() in it, or give it "
+            "policy=ServicePolicy(idle_timeout_s=None)."
+        )
+    if policy.cron is not None and not spec.is_command and not callable(getattr(service_class, "run", None)):
+        raise ConfigurationError(
+            f"service {spec.name!r}: it has a schedule (cron), but {kind} has no run() to call by it. Define run()."
+        )
 
 
 def _check_options(spec: ServiceSpec) -> None:

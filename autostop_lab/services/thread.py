@@ -137,6 +137,7 @@ class ThreadRuntime(Runtime):
         self._runner: HookThread | None = None
         self._starting: asyncio.Future[Any] | None = None
         self._running: asyncio.Future[Any] | None = None
+        self._checking: asyncio.Future[Any] | None = None
 
     async def launch(self) -> None:
         """Make the object and call its ``start()``; begin its ``run()`` if it has one."""
@@ -261,21 +262,31 @@ class ThreadRuntime(Runtime):
     def health_function(self) -> Callable[[], Any] | None:
         """Its ``health_check()``, unless that is a coroutine function."""
         check = hook(self._service, "health_check")
-        return None if inspect.iscoroutinefunction(check) else check
+        if check is None or inspect.iscoroutinefunction(check):
+            return None
+        return lambda: self._origin.run(lambda: self._loop.finish(check()))
+
+    async def _call_health_check(self, check: Callable[[], Any]) -> Any:
+        """Call ``health_check()``: a coroutine in the service's event loop, a function in a thread of its own.
+
+        A function that still hangs is not called again, but waited for.
+        """
+        if inspect.iscoroutinefunction(check):
+            return await asyncio.wrap_future(self._loop.submit(check()))
+        if self._checking is None or self._checking.done():
+            name = f"health check of service {self.slot.name}"
+            self._checking = call_in_thread(lambda: self._loop.finish(check()), origin=self._origin, name=name)
+        return await asyncio.shield(self._checking)
 
     async def check_health(self) -> HealthResult:
-        """Call its ``health_check()`` in a thread of its own: a hung one blocks nobody."""
+        """Call its ``health_check()`` where a hung one blocks nobody."""
         began = time.monotonic()
         healthy, error = True, None
         details: dict[str, Any] = {}
         check = hook(self._service, "health_check")
         if check is not None:
             try:
-                answer = await call_in_thread(
-                    lambda: self._loop.finish(check()),
-                    origin=self._origin,
-                    name=f"health check of service {self.slot.name}",
-                )
+                answer = await self._call_health_check(check)
                 healthy, details = details_of(answer)
                 error = None if healthy else f"health_check() returned {answer!r}"
             except Exception as raised:

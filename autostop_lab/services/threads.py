@@ -6,7 +6,8 @@ import asyncio
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
@@ -163,6 +164,10 @@ class ServiceLoop:
                 "await self.method(...) there."
             )
         return asyncio.run_coroutine_threadsafe(value, loop).result()
+
+    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
+        """Begin a coroutine in this loop and return a future of its value; cancelling that cancels it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._running())
 
     def cancel(self) -> None:
         """Cancel what runs in the loop: unlike a thread, a hung coroutine can be ended."""

@@ -18,6 +18,9 @@ from autostop_lab.services.runtime import Runtime, describe_error
 
 #: The wall clock may be set while one waits: so long at most until it is read again, in seconds.
 LONGEST_SLEEP_S = 30.0
+#: A clock that is set back by more than this was wrong before: the schedule follows it. By less, no tick is repeated
+#: (so it is in the cron of Debian), in seconds.
+LARGEST_SETBACK_S = 3 * 3600.0
 
 
 class Scheduled(Protocol):
@@ -31,7 +34,7 @@ class Scheduled(Protocol):
 
     @property
     def runtime(self) -> Runtime | None:
-        """What carries it."""
+        """What carries it; None where no object could be made."""
 
     def move(self, trigger: ServiceTrigger, reason: str = "", *, next_at: float | None = None) -> None:
         """Make a move."""
@@ -39,8 +42,8 @@ class Scheduled(Protocol):
     def show_next(self, next_at: float) -> None:
         """Show when the next run comes."""
 
-    async def renew(self, error: BaseException) -> bool:
-        """End and clean the life in which a run failed, and begin a new one; return whether that is ready."""
+    async def renew(self, error: BaseException | None) -> bool:
+        """End and clean the life in which a run failed, and begin a new one; return whether the schedule goes on."""
 
 
 class Schedule:
@@ -62,80 +65,109 @@ class Schedule:
         self._wall_clock = wall_clock
         self._loop = asyncio.get_running_loop()
         self._run: asyncio.Task[None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
         self._is_queued = False
         self._last_tick = wall_clock()
 
     async def follow(self) -> None:
         """Run by the schedule until the unit is asked to stop; a run in flight is left to the stop."""
-        if self._rule.run_on_start:
-            self._begin()
-        while not self._unit.stop_asked.done():
-            next_at = self._next_tick()
-            self._unit.show_next(next_at)
-            if await self._sleep_until(next_at):
-                self._last_tick = next_at
-                await self._tick()
+        try:
+            if self._rule.run_on_start:
+                await self._begin()
+            while not self._unit.stop_asked.done():
+                next_at = self._next_tick()
+                self._unit.show_next(next_at)
+                if await self._sleep_until(next_at):
+                    self._last_tick = next_at
+                    await self._tick()
+        finally:
+            self._forget_deadline()
 
     def _next_tick(self) -> float:
-        # Never before the last one: a clock that was set back must not repeat a run.
-        after = max(self._wall_clock(), self._last_tick)
+        now = self._wall_clock()
+        if self._was_set_back(now):
+            self._last_tick = now
+        # Never before the last one: a clock that was set back a little must not repeat a run.
+        after = max(now, self._last_tick)
         return self._rule.next_after(datetime.fromtimestamp(after, UTC)).timestamp()
 
+    def _was_set_back(self, now: float) -> bool:
+        return now < self._last_tick - LARGEST_SETBACK_S
+
     async def _sleep_until(self, at: float) -> bool:
-        """Wait for a moment of the wall clock; return whether it came, before a stop."""
+        """Wait for a moment of the wall clock; return whether it came, before a stop or a setting of the clock."""
         while (left_s := at - self._wall_clock()) > 0:
             watched: set[asyncio.Future[None]] = {self._unit.stop_asked}
             if self._run is not None:
                 watched.add(self._run)
             await asyncio.wait(watched, timeout=min(left_s, LONGEST_SLEEP_S), return_when=asyncio.FIRST_COMPLETED)
-            if self._unit.stop_asked.done():
+            if self._unit.stop_asked.done() or self._was_set_back(self._wall_clock()):
                 return False
             await self._take_in_run()
-        return True
+        return not self._unit.stop_asked.done()
 
     async def _tick(self) -> None:
         await self._take_in_run()
+        if self._unit.stop_asked.done():
+            return
         if self._run is None:
-            self._begin()
+            await self._begin()
         elif self._rule.overlap == "queue":
             self._is_queued = True
-        elif self._rule.overlap == "cancel":
-            await self._fail("a new run takes its place")
-            self._begin()
+        elif self._rule.overlap == "cancel" and await self._fail("a new run takes its place"):
+            await self._begin()
 
-    def _begin(self) -> None:
+    async def _begin(self) -> None:
+        """Begin a run; where no object could be made after the last failure, try that again."""
+        if self._unit.runtime is None and not await self._unit.renew(None):
+            return
         runtime = self._unit.runtime
         if runtime is None:
-            return  # no object could be made after the last failure; the next tick tries again
-        self._unit.move(ServiceTrigger.TICK)
+            return
+        self._unit.move(ServiceTrigger.TICK, next_at=self._next_tick())
         self._run = asyncio.ensure_future(runtime.run_once())
+        self._run.add_done_callback(_mark_retrieved)
         if self._rule.run_timeout_s is not None:
-            self._loop.call_later(self._rule.run_timeout_s, self._note_late, self._run)
+            # It ends the wait for this very run; the run itself is ended by the stop of its object.
+            self._deadline = self._loop.call_later(self._rule.run_timeout_s, self._run.cancel)
 
-    def _note_late(self, run: asyncio.Task[None]) -> None:
-        if not run.done():  # cancelling ends the wait for it; the run itself is ended by the stop of its object
-            run.cancel()
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     async def _take_in_run(self) -> None:
         """See whether the run is over, and what follows."""
         if self._run is None or not self._run.done():
             return
         run, self._run = self._run, None
+        self._forget_deadline()
         if run.cancelled():
-            await self._fail(f"its run took longer than {self._rule.run_timeout_s:g} s")
+            goes_on = await self._fail(f"its run took longer than {self._rule.run_timeout_s:g} s")
         elif (error := run.exception()) is not None:
-            await self._renew(error)
+            goes_on = await self._renew(error)
         else:
             self._unit.move(ServiceTrigger.RUN_ENDED, next_at=self._next_tick())
-        if self._is_queued and not self._unit.stop_asked.done():
+            goes_on = True
+        if self._is_queued and goes_on:
             self._is_queued = False
-            self._begin()
+            await self._begin()
 
-    async def _fail(self, problem: str) -> None:
+    async def _fail(self, problem: str) -> bool:
         self._run = None
+        self._forget_deadline()
         name = self._unit.name
-        await self._renew(ServiceStopError(f"service {name!r}: {problem}", service=name, phase="run"))
+        return await self._renew(ServiceStopError(f"service {name!r}: {problem}", service=name, phase="run"))
 
-    async def _renew(self, error: BaseException) -> None:
-        if await self._unit.renew(error) and not self._unit.stop_asked.done():
+    async def _renew(self, error: BaseException) -> bool:
+        """Replace the object whose run failed; return whether the schedule goes on."""
+        goes_on = await self._unit.renew(error)
+        if goes_on:
             self._unit.move(ServiceTrigger.RUN_ENDED, f"run failed: {describe_error(error)}", next_at=self._next_tick())
+        return goes_on
+
+
+def _mark_retrieved(run: asyncio.Task[None]) -> None:
+    # A run that fails while its service is stopped has no consequence.
+    if not run.cancelled():
+        run.exception()

@@ -1,8 +1,9 @@
 """Looks at services when they are due: one heap of times, one timer, one worker thread for all of them.
 
 Checks that are plain functions run in the worker one after another. A check that is late counts as failed and its
-worker is left to it: another one goes on with the rest, so a hung check never hinders others. Checks that are
-coroutines, and the probes of programs, run on the event loop.
+worker is left to it: another one goes on with the rest, so a hung check never hinders others. As long as it hangs it
+is not called again, so that no more than one thread hangs per service. Checks that are coroutines, and the probes of
+programs, run on event loops.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import heapq
 import itertools
 import threading
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
@@ -20,11 +21,13 @@ from autostop_lab.lifecycle import ServiceState, ServiceTrigger
 from autostop_lab.origin import thread_name
 from autostop_lab.services.handle import HealthResult
 from autostop_lab.services.policies import Health
-from autostop_lab.services.runtime import describe_error, details_of
-from autostop_lab.supervisor.unit import ANSWERING, Unit
+from autostop_lab.services.runtime import Runtime, describe_error, details_of
+from autostop_lab.supervisor.unit import Unit
 
 #: Checks that are due within so many seconds are done together.
 GRID_S = 0.05
+#: Pause before the worker is looked at again, where it is not late or has not come to the check yet, in seconds.
+SHORTEST_WATCH_S = 0.01
 
 
 @dataclass
@@ -54,72 +57,130 @@ class Tally:
 
 @dataclass(eq=False)
 class Watch:
-    """One life of one service that is being looked at."""
+    """One life of one service that is being looked at.
+
+    Attributes
+    ----------
+    unit, runtime : Unit, Runtime
+        The service and this life of it.
+    tally : Tally
+        How its checks went.
+    is_hung : bool
+        Whether a call of its check was given up and has not returned yet.
+    """
 
     unit: Unit
-    runtime: Any
+    runtime: Runtime
     tally: Tally
-    began_s: float = 0.0
+    is_hung: bool = False
 
     @property
     def rule(self) -> Health:
         """How it is looked at."""
         return self.tally.rule
 
-    @property
-    def is_over(self) -> bool:
-        """Whether this life is over."""
-        return self.unit.runtime is not self.runtime
+
+@dataclass(frozen=True)
+class Look:
+    """What a call of a ``health_check()`` gave."""
+
+    watch: Watch
+    answer: Any
+    error: BaseException | None
+    latency_s: float
 
 
-@dataclass
+@dataclass(eq=False)
 class Batch:
-    """Checks that one worker does one after another."""
+    """Checks that one worker does one after another.
 
-    watches: list[Watch]
-    results: list[tuple[Watch, Any, BaseException | None]] = field(default_factory=list)
-    at: int = 0
+    Attributes
+    ----------
+    checks : list of (Watch, callable)
+        What to call.
+    looks : list of Look
+        What came of it, written by the worker.
+    current : (int, float) or None
+        Which one is being called, and since when, written by the worker.
+    late : Watch or None
+        Whose call was given up: another worker does the rest.
+    """
+
+    checks: list[tuple[Watch, Callable[[], Any]]]
+    looks: list[Look] = field(default_factory=list)
+    current: tuple[int, float] | None = None
+    late: Watch | None = None
 
 
 class HealthBoard:
     """Looks at the services of one supervisor.
 
-    Made and used on the supervisor's event loop.
+    Made and used on the supervisor's event loop, whose time it lives by.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._watches: dict[Unit, Watch] = {}
         self._due: list[tuple[float, int, Watch]] = []
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._worker: SimpleQueue[Batch | None] | None = None
         self._batch: Batch | None = None
-        self._waiting: list[Watch] = []
+        self._guard: asyncio.TimerHandle | None = None
+        self._waiting: list[tuple[Watch, Callable[[], Any]]] = []
         self._looks: set[asyncio.Task[None]] = set()
 
     def watch(self, unit: Unit) -> None:
         """Look at this life of `unit` from now on, as its policy says."""
         rule, runtime = unit.slot.spec.policy.health, unit.runtime
         if rule is not None and runtime is not None and runtime.has_health_check:
-            self._push(Watch(unit, runtime, Tally(rule)))
+            self._watches[unit] = watch = Watch(unit, runtime, Tally(rule))
+            self._push(watch)
+
+    def forget(self, unit: Unit) -> None:
+        """Look at this life no more; with the last one the worker ends."""
+        watch = self._watches.pop(unit, None)
+        if watch is None:
+            return
+        if len(self._due) > 2 * len(self._watches):  # mostly of lives that are over
+            self._due = [entry for entry in self._due if self._is_watched(entry[2])]
+            heapq.heapify(self._due)
+        if not self._watches:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._batch is None:
+                self._dismiss()
+
+    def _is_watched(self, watch: Watch) -> bool:
+        return self._watches.get(watch.unit) is watch
 
     def _push(self, watch: Watch) -> None:
         heapq.heappush(self._due, (self._loop.time() + watch.rule.interval_s, next(self._order), watch))
         self._arm()
 
     def _arm(self) -> None:
-        if self._due and self._timer is None:
-            self._timer = self._loop.call_at(self._due[0][0] + GRID_S, self._tick)
+        """Set the timer for the check that is due first."""
+        if self._due:
+            at = self._due[0][0] + GRID_S
+            if self._timer is not None:
+                if self._timer.when() <= at:
+                    return
+                self._timer.cancel()
+            self._timer = self._loop.call_at(at, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
         now = self._loop.time()
         while self._due and self._due[0][0] <= now:
             watch = heapq.heappop(self._due)[2]
-            if watch.is_over:
+            if not self._is_watched(watch):
                 continue
-            if watch.runtime.health_function is not None:
-                self._waiting.append(watch)
+            function = watch.runtime.health_function
+            if watch.is_hung:
+                self._note(watch, _result(watch, error="its last check has not returned yet"))
+            elif function is not None:
+                self._waiting.append((watch, function))
             else:
                 look = asyncio.ensure_future(self._look(watch))
                 self._looks.add(look)
@@ -136,7 +197,7 @@ class HealthBoard:
         """Give what is waiting to the worker, if that is free; let it end when there is nothing left to look at."""
         if self._batch is not None:
             return
-        self._waiting = [watch for watch in self._waiting if not watch.is_over]
+        self._waiting = [check for check in self._waiting if self._is_watched(check[0])]
         if self._waiting:
             self._batch, self._waiting = Batch(self._waiting), []
             if self._worker is None:
@@ -146,9 +207,9 @@ class HealthBoard:
                 )
                 work.start()
             self._worker.put(self._batch)
-            self._guard(self._batch)
-        elif not any(not watch.is_over for _, _, watch in self._due):
-            self._due.clear()
+            timeout_s = min(watch.rule.timeout_s for watch, _ in self._batch.checks)
+            self._guard = self._loop.call_later(timeout_s, self._check_worker, self._batch)
+        elif not self._watches:
             self._dismiss()
 
     def _dismiss(self) -> None:
@@ -158,67 +219,69 @@ class HealthBoard:
 
     def _work(self, batches: SimpleQueue[Batch | None]) -> None:
         while (batch := batches.get()) is not None:
-            for watch in batch.watches:
-                watch.began_s = time.monotonic()
+            for index, (watch, function) in enumerate(batch.checks):
+                if batch.late is not None:
+                    break
+                began_s = self._loop.time()
+                batch.current = (index, began_s)
                 answer, error = None, None
                 try:
-                    answer = watch.runtime.health_function()
+                    answer = function()
                 except BaseException as raised:
                     error = raised
-                batch.results.append((watch, answer, error))
-                batch.at += 1
+                batch.looks.append(Look(watch, answer, error, self._loop.time() - began_s))
             try:
                 self._loop.call_soon_threadsafe(self._finish, batch)
             except RuntimeError:  # the process ends
                 return
 
-    def _guard(self, batch: Batch) -> None:
-        timeout_s = min(watch.rule.timeout_s for watch in batch.watches)
-        self._loop.call_later(timeout_s, self._check_worker, batch)
-
     def _check_worker(self, batch: Batch) -> None:
         """Replace a worker whose check is late."""
         if batch is not self._batch:
             return
-        watch = batch.watches[min(batch.at, len(batch.watches) - 1)]
-        late_in_s = watch.began_s + watch.rule.timeout_s - time.monotonic()
-        if batch.at >= len(batch.watches) or late_in_s > 0:
-            self._loop.call_later(max(late_in_s, 0.01), self._check_worker, batch)
+        if batch.current is None:
+            self._guard = self._loop.call_later(SHORTEST_WATCH_S, self._check_worker, batch)
             return
-        self._dismiss()
-        late = batch.at
-        self._waiting = [*batch.watches[late + 1 :], *self._waiting]
-        self._batch = None
-        self._take_in(batch.results[:late])
+        late, began_s = batch.current
+        watch = batch.checks[late][0]
         timeout_s = watch.rule.timeout_s
-        self._note(watch, self._result(watch, error=f"no answer within {timeout_s:g} s", latency_s=timeout_s))
+        left_s = began_s + timeout_s - self._loop.time()
+        if len(batch.looks) > late or left_s > 0:
+            self._guard = self._loop.call_later(max(left_s, SHORTEST_WATCH_S), self._check_worker, batch)
+            return
+        batch.late, watch.is_hung = watch, True
+        self._batch = None
+        self._dismiss()
+        self._waiting = [*batch.checks[late + 1 :], *self._waiting]
+        self._take_in(batch.looks[:late])
+        self._note(watch, _result(watch, error=f"no answer within {timeout_s:g} s", latency_s=timeout_s))
         self._hand_out()
 
     def _finish(self, batch: Batch) -> None:
-        if batch is not self._batch:
-            return  # it was late and replaced
+        if batch.late is not None:
+            batch.late.is_hung = False
+            return
         self._batch = None
-        self._take_in(batch.results)
+        if self._guard is not None:
+            self._guard.cancel()
+        self._take_in(batch.looks)
         self._hand_out()
 
-    def _take_in(self, results: list[tuple[Watch, Any, BaseException | None]]) -> None:
-        for watch, answer, error in results:
-            healthy, details = details_of(answer) if error is None else (False, {})
-            text = describe_error(error) if error is not None else f"health_check() returned {answer!r}"
-            self._note(watch, self._result(watch, details=details, error=None if healthy else text))
-
-    def _result(
-        self, watch: Watch, *, error: str | None, details: dict[str, Any] | None = None, latency_s: float = 0.0
-    ) -> HealthResult:
-        return HealthResult(
-            state=watch.unit.state, is_healthy=error is None, details=details or {}, latency_s=latency_s, error=error
-        )
+    def _take_in(self, looks: list[Look]) -> None:
+        for look in looks:
+            healthy, details = details_of(look.answer) if look.error is None else (False, {})
+            if look.error is not None:
+                text = describe_error(look.error)
+            else:
+                text = f"health_check() returned {look.answer!r}"
+            error = None if healthy else text
+            self._note(look.watch, _result(look.watch, details=details, error=error, latency_s=look.latency_s))
 
     # -- what follows --------------------------------------------------------------------------------------
 
     def _note(self, watch: Watch, result: HealthResult) -> None:
         unit = watch.unit
-        if watch.is_over or unit.state not in ANSWERING:
+        if not self._is_watched(watch):
             return
         unit.last_health = result
         is_unhealthy = unit.state is ServiceState.UNHEALTHY
@@ -229,3 +292,11 @@ class HealthBoard:
                 unit.fail(f"unhealthy: {result.error}")
                 return
         self._push(watch)
+
+
+def _result(
+    watch: Watch, *, error: str | None, details: dict[str, Any] | None = None, latency_s: float = 0.0
+) -> HealthResult:
+    return HealthResult(
+        state=watch.unit.state, is_healthy=error is None, details=details or {}, latency_s=latency_s, error=error
+    )

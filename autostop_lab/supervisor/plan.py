@@ -50,6 +50,20 @@ def start_levels(dependencies: Dependencies) -> list[list[str]]:
     return levels
 
 
+def levels_within(names: Collection[str], dependencies: Dependencies) -> list[list[str]]:
+    """Return `names` in levels as `start_levels` does, by what they need of each other; it never refuses.
+
+    What was registered after they started must not hinder their end, be it a circle.
+    """
+    inner = {
+        name: [other for other in needed if other in names] for name, needed in dependencies.items() if name in names
+    }
+    try:
+        return start_levels(inner)
+    except DependencyError:
+        return [list(inner)]
+
+
 def with_needed(names: Iterable[str], dependencies: Dependencies) -> set[str]:
     """Return `names` and everything that they depend on."""
     return _closure(names, dependencies)

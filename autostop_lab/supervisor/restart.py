@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autostop_lab.services.policies import Restart
 
 #: Largest part of a pause that is added or taken away, so that services which died together do not return together.
 JITTER = 0.1
+#: Doublings after which every pause has reached its maximum; keeps the number a float.
+MOST_DOUBLINGS = 64
 
 
 @dataclass(frozen=True)
@@ -40,23 +41,43 @@ class Enough:
     reason: str = ""
 
 
-def decide(
-    rule: Restart, *, is_clean: bool, restarts: Sequence[float], ran_s: float, now: float, jitter: float = 0.0
-) -> Again | Enough:
+@dataclass(frozen=True)
+class Past:
+    """The restarts of a service since its window was emptied: by a manual order, or by ``window_s`` of running.
+
+    Attributes
+    ----------
+    recent : tuple of float
+        When those within the sliding window were, in seconds, oldest first: they count towards the limit.
+    in_a_row : int
+        How many there were in all: they lengthen the pause.
+    """
+
+    recent: tuple[float, ...] = ()
+    in_a_row: int = 0
+
+    def seen_from(self, now: float, rule: Restart, *, ran_s: float) -> Past:
+        """Return what of it still counts at `now`, for a service that has run for `ran_s` without interruption."""
+        if ran_s >= rule.window_s:
+            return Past()
+        return Past(tuple(at for at in self.recent if now - at < rule.window_s), self.in_a_row)
+
+    def with_one(self, at: float) -> Past:
+        """Return it with a further restart."""
+        return Past((*self.recent, at), self.in_a_row + 1)
+
+
+def decide(rule: Restart, past: Past, *, is_wanted: bool, jitter: float = 0.0) -> Again | Enough:
     """Decide what becomes of a service that ended by itself, or did not become ready.
 
     Parameters
     ----------
     rule : Restart
         Its policy.
-    is_clean : bool
-        Whether it ended as if it was done.
-    restarts : sequence of float
-        When it was restarted before, since the last manual order, in seconds on the clock of `now`.
-    ran_s : float
-        How long it has run without interruption, in seconds.
-    now : float
-        The time, in seconds.
+    past : Past
+        Its restarts, as seen from now.
+    is_wanted : bool
+        Whether an end of this kind asks for a restart at all, see `wants_restart`.
     jitter : float
         Between -1 and 1: how much of `JITTER` to add to the pause.
 
@@ -65,19 +86,18 @@ def decide(
     Again or Enough
         The decision.
     """
-    if rule.when == "no" or (rule.when == "on-failure" and is_clean):
+    if not is_wanted:
         return Enough()
-    recent = recent_restarts(rule, restarts=restarts, ran_s=ran_s, now=now)
-    if rule.max_restarts is not None and len(recent) >= rule.max_restarts:
-        times = f"{len(recent)} restart{'s' if len(recent) != 1 else ''}"
+    count = len(past.recent)
+    if rule.max_restarts == 0:
+        return Enough("its policy allows no restart")
+    if rule.max_restarts is not None and count >= rule.max_restarts:
+        times = f"{count} restart{'s' if count != 1 else ''}"
         return Enough(f"{times} within {rule.window_s:g} s, and no more are allowed")
-    # The exponent is bounded only so that the number stays a float.
-    delay_s = min(rule.backoff_s * 2 ** min(len(recent), 64), rule.backoff_max_s)
-    return Again(delay_s * (1 + JITTER * jitter), len(recent) + 1)
+    delay_s = min(rule.backoff_s * 2.0 ** min(past.in_a_row, MOST_DOUBLINGS), rule.backoff_max_s)
+    return Again(delay_s * (1 + JITTER * jitter), count + 1)
 
 
-def recent_restarts(rule: Restart, *, restarts: Sequence[float], ran_s: float, now: float) -> list[float]:
-    """Return the restarts that still count: none after ``window_s`` of running, else those within the window."""
-    if ran_s >= rule.window_s:
-        return []
-    return [at for at in restarts if now - at < rule.window_s]
+def wants_restart(rule: Restart, *, is_clean: bool) -> bool:
+    """Return whether the policy restarts a service after a clean exit (`is_clean`), or after a crash."""
+    return rule.when in ("always", "unless-stopped") or (rule.when == "on-failure" and not is_clean)

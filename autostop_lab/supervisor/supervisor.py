@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from autostop_lab.services.thread import ThreadRuntime
 from autostop_lab.supervisor.health import HealthBoard
 from autostop_lab.supervisor.lifetime import set_signal
 from autostop_lab.supervisor.limits import Limits
-from autostop_lab.supervisor.plan import start_levels, unknown_service, with_dependants, with_needed
+from autostop_lab.supervisor.plan import levels_within, start_levels, unknown_service, with_dependants, with_needed
 from autostop_lab.supervisor.unit import ANSWERING, Unit
 
 #: After the first failed start of a level, how long others may take to fail too, in seconds, before those that are
@@ -69,11 +68,12 @@ class Supervisor:
         self.listeners: list[Callable[[ServiceMoved], None]] = []
         self.exit_listeners: list[Callable[[Unit, Exit], None]] = []
         self._origin = Origin()
-        # Who is being ended, by how many calls of `stop`, and the signal that somebody is in a hurry.
-        self._ending: Counter[str] = Counter()
+        # Orders to end services that are not carried out yet, and the signal that somebody is in a hurry.
+        self._ends: list[tuple[set[str], asyncio.Future[None]]] = []
         self._hurried: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._health = HealthBoard()
         self._limits = Limits(self)
+        self._returns: set[asyncio.Task[None]] = set()
 
     def add(self, slot: ServiceSlot) -> None:
         """Take a service in; one of the same name that is at rest is replaced."""
@@ -114,32 +114,88 @@ class Supervisor:
             listener(unit, end)
 
     def note_ready(self, unit: Unit) -> None:
-        """Begin to look at the health, the idleness and the age of a service that has become ready."""
+        """Begin to look at the health, the idleness and the age of a life that has become ready."""
         self._health.watch(unit)
         self._limits.watch(unit)
 
-    def has_live_dependants(self, name: str) -> bool:
-        """Return whether a service lives that depends on this one."""
-        return bool((with_dependants([name], self.dependencies) - {name}) & set(self.live()))
+    def note_down(self, unit: Unit) -> None:
+        """Look at it no more."""
+        self._health.forget(unit)
+        self._limits.forget(unit)
 
-    async def step_aside(self, unit: Unit) -> list[str]:
-        """Stop who restarts with `unit`, by its strategy, and return their names in order."""
+    def live_dependants(self, name: str) -> list[Unit]:
+        """Return what lives and depends on this service."""
+        dependants = with_dependants([name], self.dependencies) - {name}
+        return [self.units[other] for other in self.live() if other in dependants]
+
+    async def wait_needed(self, unit: Unit) -> str:
+        """Wait for what `unit` depends on, if that is on its way; return why `unit` cannot start, or ""."""
+        await self._wait_coming(unit, unit.stop_asked.done)
+        return self._lacks(unit)
+
+    async def _wait_coming(self, unit: Unit, is_void: Callable[[], bool]) -> None:
+        while not is_void() and (coming := [needed for needed in self._needed_by(unit) if needed.is_coming]):
+            changes = {other.change for other in (unit, *coming)}
+            await asyncio.wait(changes, return_when=asyncio.FIRST_COMPLETED)
+
+    def _needed_by(self, unit: Unit) -> list[Unit]:
+        return [self.units[name] for name in unit.slot.spec.policy.depends_on]
+
+    def _lacks(self, unit: Unit) -> str:
+        """Return in words what `unit` depends on and does not have, or ""."""
+        for needed in self._needed_by(unit):
+            if needed.state not in ANSWERING and not needed.is_done:
+                reason = f" ({needed.slot.reason})" if needed.slot.reason else ""
+                return f"it depends on {needed.name!r}, which is {needed.state}{reason}"
+        return ""
+
+    async def step_aside(self, unit: Unit) -> dict[str, int]:
+        """Stop who restarts with `unit`, by its strategy, and return their generations.
+
+        Those that are between two lives already have nothing to stop, and come back by themselves.
+        """
         strategy = unit.slot.spec.policy.restart_rule.strategy
         if strategy == "one_for_one":
-            return []
+            return {}
         others = set(self.units) if strategy == "one_for_all" else with_dependants([unit.name], self.dependencies)
-        aside = [name for name in self.live() if name in others - {unit.name}]
-        await self._end(set(aside), reason=f"{unit.name!r} restarts")
-        return aside
+        aside = [
+            name
+            for name in self.live()
+            if name in others - {unit.name} and self.units[name].state is not ServiceState.BACKOFF
+        ]
+        return await self._end_for_return(aside, reason=f"{unit.name!r} restarts")
 
-    async def return_to(self, unit: Unit, names: list[str]) -> None:
-        """Start those again that stepped aside for `unit`; one that fails is told of as if it had died."""
-        for level in start_levels(self.dependencies):
-            again = [self.units[name] for name in level if name in names]
-            results = await asyncio.gather(*(other.start() for other in again), return_exceptions=True)
+    async def _end_for_return(self, names: Collection[str], *, reason: str) -> dict[str, int]:
+        """End services that are to be started again, and return their generations."""
+        generations = {name: self.units[name].void(reason, returns=True) for name in names}
+        await self._end(set(names), reason=reason)
+        return generations
+
+    def return_to(self, unit: Unit, aside: Mapping[str, int]) -> None:
+        """Start those again, without waiting, that stepped aside for `unit` and were not stopped since."""
+        if aside:
+            task = asyncio.ensure_future(self._return(aside))
+            self._returns.add(task)
+            task.add_done_callback(self._returns.discard)
+
+    async def _return(self, aside: Mapping[str, int]) -> None:
+        """Start services again by levels; one that fails is told of as if it had died."""
+        for level in levels_within(aside, self.dependencies):
+            again = [self.units[name] for name in level]
+            starts = (self._return_one(other, aside[other.name]) for other in again)
+            results = await asyncio.gather(*starts, return_exceptions=True)
             for other, error in zip(again, results, strict=True):
-                if isinstance(error, Exception):
+                if isinstance(error, Exception) and other.generation == aside[other.name]:
+                    other.give_up_return(str(error))
                     self.note_end(other, Exit(error=error))
+
+    async def _return_one(self, unit: Unit, generation: int) -> None:
+        await self._wait_coming(unit, lambda: unit.generation != generation)
+        if unit.generation != generation:
+            return  # stopped since
+        if problem := self._lacks(unit):
+            raise self._not_started(unit, problem)
+        await unit.start(generation=generation, is_return=True)
 
     # -- orders --------------------------------------------------------------------------------------------
 
@@ -162,9 +218,16 @@ class Supervisor:
         """Refuse dependencies that cannot be: `DependencyError`."""
         start_levels(self.dependencies)
 
-    def _waits_for_its_own_start(self, name: str) -> bool:
-        unit = self.units[name]
-        return unit.was_stopped_by_hand and unit.slot.spec.policy.restart_rule.when == "unless-stopped"
+    def _waiting_for_their_own_start(self, chosen: Collection[str]) -> set[str]:
+        """Return what an order to start others leaves at rest: stopped by hand, and what depends on that."""
+        stopped = [
+            unit.name
+            for unit in self.units.values()
+            if unit.was_stopped_by_hand
+            and unit.slot.spec.policy.restart_rule.when == "unless-stopped"
+            and unit.name not in chosen
+        ]
+        return with_dependants(stopped, self.dependencies) - set(chosen)
 
     async def start(self, names: Iterable[str], origin: Origin, *, by_hand: bool = False) -> None:
         """Start services, what they depend on first; each level in parallel, the next when all are ready.
@@ -179,66 +242,117 @@ class Supervisor:
             Under whose cell their output appears.
         by_hand : bool
             Whether this is an order to these very services; else an ``unless-stopped`` one that was stopped by hand
-            stays at rest.
+            stays at rest, and what depends on it, too.
 
         Raises
         ------
         ServiceStartError
-            One of them failed. What had been started by this call is stopped by the caller.
+            One of them failed, or was stopped on its way. What had been started by this call is stopped by the
+            caller.
         ExceptionGroup
             Several failed.
         """
         self._origin = origin
         chosen = list(names)
-        wanted = {
-            name
-            for name in with_needed(chosen, self.dependencies)
-            if (by_hand and name in chosen) or not self._waits_for_its_own_start(name)
-        }
-        for level in start_levels(self.dependencies):
-            await self._start_level([self.units[name] for name in level if name in wanted])
+        left = self._waiting_for_their_own_start(chosen if by_hand else ())
+        wanted = with_needed(chosen, self.dependencies) - left
+        await self._start({name: self.units[name].generation for name in wanted}, by_hand=by_hand)
 
-    async def _start_level(self, level: Collection[Unit]) -> None:
-        starting = {asyncio.ensure_future(self._start_one(unit)): unit for unit in level if unit.state not in ANSWERING}
-        pending = set(starting)
+    async def wake(self, name: str, origin: Origin) -> None:
+        """Start a service that rests because nobody called it; one that was stopped since stays at rest."""
+        unit = self.unit(name)
+        if unit.slot.is_resting:
+            self._origin = origin
+            wanted = with_needed([name], self.dependencies)
+            await self._start({other: self.units[other].generation for other in wanted}, is_return=True)
+
+    async def restart(self, name: str, origin: Origin) -> None:
+        """Stop a service and start it anew, with what depends on it and was running.
+
+        An ``always`` dependant that was stopped by hand before is started, too.
+
+        Raises
+        ------
+        ServiceStartError
+            It did not become ready again, or was stopped on its way.
+        ExceptionGroup
+            So it was with several.
+        """
+        self._origin = origin
+        dependants = with_dependants([name], self.dependencies) - {name}
+        back = [
+            other
+            for other in dependants
+            if self.units[other].is_live or self.units[other].slot.spec.policy.restart_rule.when == "always"
+        ]
+        needed = with_needed([name], self.dependencies) - {name}
+        wanted = {other: self.units[other].generation for other in needed}
+        wanted |= await self._end_for_return([name, *back], reason="restarted by hand")
+        await self._start(wanted, by_hand=True, is_return=True)
+
+    async def _start(self, wanted: Mapping[str, int], *, by_hand: bool = False, is_return: bool = False) -> None:
+        """Start services by levels, each as of a generation: one that was stopped since is an error."""
         try:
-            while pending:
+            for level in levels_within(wanted, self.dependencies):
+                units = [self.units[name] for name in level]
+                await self._start_level(units, wanted, by_hand=by_hand, is_return=is_return)
+        finally:
+            for name, generation in wanted.items():
+                unit = self.units[name]
+                if unit.slot.is_returning and unit.generation == generation:
+                    unit.give_up_return("what it depends on did not start")
+
+    async def _start_level(
+        self, level: Collection[Unit], wanted: Mapping[str, int], *, by_hand: bool, is_return: bool
+    ) -> None:
+        # What was under way before is not ours to stop when something else fails.
+        ours = {unit for unit in level if not unit.is_live}
+        starting = {
+            asyncio.ensure_future(self._start_one(unit, wanted[unit.name], by_hand=by_hand, is_return=is_return)): unit
+            for unit in level
+            if unit.state not in ANSWERING or self._ends_of(unit)
+        }
+        for task in starting:
+            task.add_done_callback(_mark_retrieved)
+        pending = set(starting)
+        failed: dict[str, BaseException] = {}
+        try:
+            while pending and not failed:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                if any(task.exception() is not None for task in done):
-                    if pending:
-                        _, pending = await asyncio.wait(pending, timeout=FAILURE_WINDOW_S)
-                    await asyncio.gather(*(starting[task].stop("another service failed") for task in pending))
-                    if pending:
-                        await asyncio.wait(pending)
-                    pending = set()
-        except asyncio.CancelledError:
-            for task in starting:
+                failed = _failures(starting, done)
+            if pending:
+                done, pending = await asyncio.wait(pending, timeout=FAILURE_WINDOW_S)
+                failed |= _failures(starting, done)
+            late = {starting[task].name for task in pending} & {unit.name for unit in ours}
+            for name in late:
+                self.units[name].void("another service failed")
+            await self._end(late, reason="another service failed")
+        finally:
+            for task in pending:
                 task.cancel()
-            raise
-        errors = [error for task in starting if (error := task.exception()) is not None]
-        exceptions = [error for error in errors if isinstance(error, Exception)]
+        exceptions = [error for error in failed.values() if isinstance(error, Exception)]
         if len(exceptions) == 1:
             raise exceptions[0]
         if exceptions:
-            names = ", ".join(repr(unit.name) for task, unit in starting.items() if task.exception() is not None)
+            names = ", ".join(map(repr, failed))
             raise ExceptionGroup(f"{len(exceptions)} services did not start: {names}", exceptions)
 
-    async def _start_one(self, unit: Unit) -> None:
-        for name in unit.slot.spec.policy.depends_on:
-            needed = self.units[name]
-            if needed.state not in ANSWERING and needed.state is not ServiceState.STOPPED:
-                await self._give_up(unit, f"it depends on {name!r}, which is {needed.state}")
-                return
+    async def _start_one(self, unit: Unit, generation: int, *, by_hand: bool, is_return: bool) -> None:
+        if ends := self._ends_of(unit):
+            await asyncio.wait(ends)
         try:
-            await unit.start()
+            if problem := self._lacks(unit):
+                raise self._not_started(unit, problem)
+            await unit.start(generation=generation, by_hand=by_hand, is_return=is_return)
         except ServiceStartError as error:
-            await self._give_up(unit, str(error), error)
+            if unit.slot.spec.policy.critical:
+                raise
+            unit.give_up_return(str(error))
 
-    async def _give_up(self, unit: Unit, problem: str, error: ServiceStartError | None = None) -> None:
-        if unit.slot.spec.policy.critical:
-            raise error or ServiceStartError(
-                f"service {unit.name!r} was not started: {problem}.", service=unit.name, phase="launch"
-            )
+    def _not_started(self, unit: Unit, problem: str) -> ServiceStartError:
+        return ServiceStartError(
+            f"service {unit.name!r} was not started: {problem}.", service=unit.name, phase="launch"
+        )
 
     async def stop(
         self,
@@ -250,6 +364,8 @@ class Supervisor:
         by_hand: bool = False,
     ) -> None:
         """End services, what depends on them first; each level in parallel. It never raises: see their lives.
+
+        A start or restart of them that has not begun is void.
 
         Parameters
         ----------
@@ -265,13 +381,27 @@ class Supervisor:
             Whether this is an order to these very services, which an ``unless-stopped`` one remembers.
         """
         chosen = list(names)
+        wanted = with_dependants(chosen, self.dependencies)
+        for name in wanted:
+            self.units[name].void(reason, is_last=not by_hand)
         await self._end(
-            with_dependants(chosen, self.dependencies),
+            wanted,
             reason=reason,
             timeout_s=timeout_s,
             kill=kill,
             by_hand=frozenset(chosen if by_hand else ()),
         )
+
+    async def retire(self, name: str, *, reason: str) -> None:
+        """End a service whose time is over, what depends on it first; its next start is a restart."""
+        wanted = with_dependants([name], self.dependencies)
+        for other in wanted:
+            self.units[other].void(reason)
+        await self._end(wanted, reason=reason)
+
+    def _ends_of(self, unit: Unit) -> list[asyncio.Future[None]]:
+        """Return the orders to end this unit that are not carried out yet."""
+        return [done for wanted, done in self._ends if unit.name in wanted]
 
     async def _end(
         self,
@@ -285,29 +415,40 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         if self._hurried.done():
             self._hurried = loop.create_future()
-        self._ending.update(wanted)
+        end = (wanted, loop.create_future())
+        self._ends.append(end)
         timer = loop.call_later(timeout_s, self.hurry) if timeout_s is not None else None
         levels = []
         try:
-            for level in reversed(start_levels(self.dependencies)):
-                stops = (
-                    self.units[name].stop(reason, kill=kill, by_hand=name in by_hand)
-                    for name in level
-                    if name in wanted
-                )
+            for level in reversed(levels_within(wanted, self.dependencies)):
+                stops = [self.units[name].stop(reason, kill=kill, by_hand=name in by_hand) for name in level]
                 levels.append(asyncio.gather(*stops))
                 # In a hurry the others do not wait for their turn.
                 watched: set[asyncio.Future[Any]] = {levels[-1], self._hurried}
                 await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.gather(*levels)
         finally:
-            self._ending.subtract(wanted)
+            self._ends.remove(end)
+            set_signal(end[1])
             if timer is not None:
                 timer.cancel()
 
     def hurry(self) -> None:
         """Skip what is left of grace periods, of all services that are being ended or wait for their turn."""
         set_signal(self._hurried)
-        for name, count in self._ending.items():
-            if count > 0:
-                self.units[name].hurry()
+        for name in {name for wanted, _ in self._ends for name in wanted}:
+            self.units[name].hurry()
+
+
+def _mark_retrieved(task: asyncio.Future[None]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def _failures(
+    starting: Mapping[asyncio.Task[None], Unit], done: Iterable[asyncio.Task[None]]
+) -> dict[str, BaseException]:
+    """Return what went wrong in starts that are over, by name."""
+    return {
+        starting[task].name: error for task in done if not task.cancelled() and (error := task.exception()) is not None
+    }

@@ -3,24 +3,25 @@
 Everything here runs on the supervisor's event loop, so nothing needs a lock. At most one task at a time works on a
 unit: the one that brings it up (again and again, where its policy says so), the one that ends it, or the one that
 clears up after it. A stop sets a signal that makes every pending restart void, and whoever waits for it is told.
+Each order to stop also begins a new generation, so that a start whose turn has not come yet is void, too.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Protocol
 
 from autostop_lab.events import ServiceMoved
 from autostop_lab.exceptions import ServiceStartError
 from autostop_lab.lifecycle import SERVICE_TABLE, Machine, ServiceState, ServiceTrigger
-from autostop_lab.services.handle import HealthResult, ServiceSlot
+from autostop_lab.services.handle import IDLE, HealthResult, ServiceSlot
 from autostop_lab.services.policies import Cron
 from autostop_lab.services.runtime import Exit, Runtime, describe_error
 from autostop_lab.supervisor.cron import Schedule
 from autostop_lab.supervisor.lifetime import Lifetime, set_signal
 from autostop_lab.supervisor.outcome import Life
-from autostop_lab.supervisor.restart import Again, Enough, decide, recent_restarts
+from autostop_lab.supervisor.restart import Again, Enough, Past, decide, wants_restart
 
 ANSWERING = frozenset({ServiceState.RUNNING, ServiceState.UNHEALTHY, ServiceState.WAITING})
 
@@ -35,13 +36,19 @@ class Team(Protocol):
         """Hear that it has ended by itself, for good."""
 
     def note_ready(self, unit: Unit) -> None:
-        """Hear that it has become ready."""
+        """Hear that a life of it has become ready."""
 
-    async def step_aside(self, unit: Unit) -> list[str]:
-        """Stop whoever restarts with it, and return their names."""
+    def note_down(self, unit: Unit) -> None:
+        """Hear that this life no longer answers."""
 
-    async def return_to(self, unit: Unit, names: list[str]) -> None:
-        """Start those again that stepped aside for it."""
+    async def wait_needed(self, unit: Unit) -> str:
+        """Wait for what it depends on, if that is on its way; return why it cannot start, or ""."""
+
+    async def step_aside(self, unit: Unit) -> Mapping[str, int]:
+        """Stop whoever restarts with it, and return their generations by name."""
+
+    def return_to(self, unit: Unit, aside: Mapping[str, int]) -> None:
+        """Start those again, without waiting, that stepped aside for it and were not stopped since."""
 
 
 class Unit:
@@ -62,6 +69,8 @@ class Unit:
     ----------
     life : Life
         What happened in its life, or in the last one.
+    generation : int
+        Grows with each order to stop it; a start that was ordered in an earlier one is void.
     was_stopped_by_hand : bool
         Whether its last stop was an order to this very service.
     last_health : HealthResult or None
@@ -80,20 +89,27 @@ class Unit:
         self.slot = slot
         self.machine = Machine(SERVICE_TABLE, slot.name)
         self.life = Life()
+        self.generation = 0
         self.was_stopped_by_hand = False
         self.last_health: HealthResult | None = None
         self._make_runtime = make_runtime
         self._team = team
+        self._wall_clock = wall_clock
+        self._jitter = jitter
         self._loop = asyncio.get_running_loop()
         self._lifetime: Lifetime | None = None
         self.stop_asked: asyncio.Future[None] = self._loop.create_future()
+        self._retry_asked: asyncio.Future[None] = self._loop.create_future()
+        self._changed: asyncio.Future[None] = self._loop.create_future()
         self._is_kill_asked = False
         self._end_reason = ""
         self._work: asyncio.Task[None] | None = None
         self._is_rising = False
-        self._restarts: list[float] = []
-        self._wall_clock = wall_clock
-        self._jitter = jitter
+        # While it is in backoff: whether the old life is not yet proved gone.
+        self._is_clearing = False
+        # Whether its next start is the first one in the eyes of whoever reads the receipt.
+        self._is_fresh = True
+        self._past = Past()
 
     @property
     def _cron(self) -> Cron | None:
@@ -115,6 +131,16 @@ class Unit:
         return self.state in SERVICE_TABLE.live
 
     @property
+    def is_coming(self) -> bool:
+        """Whether it is on its way up, or will be without a further order."""
+        return self.state in (ServiceState.STARTING, ServiceState.BACKOFF) or self.slot.is_returning
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has ended by itself, cleanly: those who depend on it live on."""
+        return self.state is ServiceState.STOPPED and self.life.exit is not None and self.life.exit.is_clean
+
+    @property
     def runtime(self) -> Runtime | None:
         """What carries it, while it answers."""
         return self._lifetime.runtime if self._lifetime is not None and self.state in ANSWERING else None
@@ -134,6 +160,9 @@ class Unit:
         row = self.machine.step(trigger)
         runtime = self.runtime
         self.slot.publish(row.target, reason, runtime.endpoint if runtime is not None else None, next_at=next_at)
+        if row.source in ANSWERING and row.target not in ANSWERING:
+            self._team.note_down(self)
+        self._tell_change()
         self._team.publish(
             ServiceMoved(
                 service=self.name,
@@ -149,28 +178,53 @@ class Unit:
         if self.machine.accepts(trigger):
             self.move(trigger, reason)
 
+    def _tell_change(self) -> None:
+        changed, self._changed = self._changed, self._loop.create_future()
+        set_signal(changed)
+
+    @property
+    def change(self) -> asyncio.Future[None]:
+        """Done with its next move, or when it turns out that it does not return."""
+        return self._changed
+
     # -- orders --------------------------------------------------------------------------------------------
 
-    async def start(self, reason: str = "") -> None:
+    async def start(self, *, generation: int | None = None, by_hand: bool = False, is_return: bool = False) -> None:
         """Start it and return when it is ready; one that runs already is left as it is.
 
         A start that fails is repeated as its restart policy says, and this waits for the outcome.
+
+        Parameters
+        ----------
+        generation : int or None
+            Its generation when this start was ordered; None is now.
+        by_hand : bool
+            Whether this is an order to this very service: it does not wait for the end of a pause.
+        is_return : bool
+            Whether it comes back from a stop that was part of a restart.
 
         Raises
         ------
         ServiceStartError
             It did not become ready, or was stopped on its way; it is cleaned.
         """
+        ordered_in = self.generation if generation is None else generation
         while self.state not in ANSWERING:
+            if self.generation != ordered_in:
+                raise self._stopped_error("before its start")
             if self._work is None or self._work.done():
-                self._begin(reason)
-            if self._is_rising and self._work is not None:
+                self._begin(by_hand=by_hand, is_return=is_return)
+            elif by_hand and self.state is ServiceState.BACKOFF:
+                self._past = Past()
+                set_signal(self._retry_asked)
+            assert self._work is not None
+            if self._is_rising and not self.stop_asked.done():
                 await asyncio.shield(self._work)
                 return
             await self.settled()
 
-    def _begin(self, reason: str) -> None:
-        if self.state is ServiceState.ABANDONED:
+    def _begin(self, *, by_hand: bool, is_return: bool) -> None:
+        if self.life.survivor:
             raise ServiceStartError(
                 f"service {self.name!r} was abandoned and is not started again: what is left of it still runs.\n"
                 f"{self.life.survivor}",
@@ -178,17 +232,27 @@ class Unit:
                 phase="launch",
             )
         self.was_stopped_by_hand = False
-        self._restarts = []
+        if by_hand or not is_return:
+            self._past = Past()
         self.stop_asked = self._loop.create_future()
         self._is_kill_asked = False
-        self._new_life()
-        self.move(ServiceTrigger.START, reason)
+        restarts = 0 if self._is_fresh else self.life.restarts + 1
+        self._new_life(restarts=restarts, after=self.life if is_return else None)
+        self._is_fresh = False
+        self.slot.is_returning = False
+        self.move(ServiceTrigger.START)
         self._do(self._rise(), is_rising=True)
 
-    def _new_life(self, *, restarts: int = 0) -> Lifetime:
-        self._lifetime = Lifetime(self.slot, self._make_runtime, lambda: self._move_if(ServiceTrigger.GRACE_OVER))
+    def _new_life(self, *, restarts: int, after: Life | None) -> Lifetime:
+        """Make a new life; what failed at the end of the one it comes `after` stays on the record."""
+        self._lifetime = Lifetime(
+            self.slot, self._make_runtime, lambda: self._move_if(ServiceTrigger.GRACE_OVER, self._end_reason)
+        )
         self.life = self._lifetime.record
         self.life.restarts = restarts
+        if after is not None:
+            self.life.errors = [(phase, error) for phase, error in after.errors if phase != "start"]
+            self.life.failed_runs = after.failed_runs
         return self._lifetime
 
     def _do(self, work: Coroutine[None, None, None], *, is_rising: bool = False) -> None:
@@ -196,20 +260,50 @@ class Unit:
         self._work = asyncio.ensure_future(work)
         self._work.add_done_callback(lambda work: work.cancelled() or work.exception())
 
+    def void(self, reason: str = "", *, returns: bool = False, is_last: bool = False) -> int:
+        """Make every start void that has not begun, and return the new generation.
+
+        Parameters
+        ----------
+        reason : str
+            Why; it replaces the reason of a rest that the next call would undo.
+        returns : bool
+            Whether it is started again by whoever calls this, so that calls wait for it.
+        is_last : bool
+            Whether the next start is a first one, and no restart.
+        """
+        self.generation += 1
+        self._is_fresh = self._is_fresh or is_last
+        if self._end_reason == IDLE:
+            self._end_reason = reason
+        self.slot.set_return(returns, reason)
+        self._tell_change()
+        return self.generation
+
+    def give_up_return(self, reason: str) -> None:
+        """Say that it is not started again after all."""
+        if self.slot.is_returning:
+            self.slot.set_return(False, reason)
+            self._tell_change()
+
     async def stop(self, reason: str = "", *, kill: bool = False, by_hand: bool = False) -> None:
         """End it and return when it is at rest; `kill` skips the grace period. What failed is in `life`."""
         self.was_stopped_by_hand = self.was_stopped_by_hand or by_hand
-        if self.is_live and self.state not in SERVICE_TABLE.ending:
-            # Whoever brings it up, or runs it by its schedule, hears the signal and ends it.
-            has_worker = self.state in (ServiceState.STARTING, ServiceState.BACKOFF) or self._cron is not None
+        if self.is_live and self.state not in SERVICE_TABLE.ending and not self.stop_asked.done():
             self._end_reason, self._is_kill_asked = reason, kill
             set_signal(self.stop_asked)
-            self.move(ServiceTrigger.KILL if kill else ServiceTrigger.STOP, reason)
-            if not has_worker:
-                self._do(self._end())
+            if not (self.state is ServiceState.BACKOFF and self._is_clearing):
+                # Whoever brings it up, or runs it by its schedule, hears the signal and ends it.
+                has_worker = self.state in (ServiceState.STARTING, ServiceState.BACKOFF) or self._cron is not None
+                self._obey_stop()
+                if not has_worker:
+                    self._do(self._end())
         if kill:
             self.hurry()
         await self.settled()
+
+    def _obey_stop(self) -> None:
+        self.move(ServiceTrigger.KILL if self._is_kill_asked else ServiceTrigger.STOP, self._end_reason)
 
     def hurry(self) -> None:
         """Skip what is left of its grace periods."""
@@ -229,24 +323,29 @@ class Unit:
             return HealthResult(state=self.state, is_healthy=False, error=f"it is {self.state}{reason}")
         look = asyncio.ensure_future(runtime.check_health())
         done, _ = await asyncio.wait({look}, timeout=timeout_s)
-        if done:
-            return look.result()
-        look.cancel()
-        return HealthResult(
-            state=self.state, is_healthy=False, latency_s=timeout_s, error=f"no answer within {timeout_s:g} s"
-        )
+        if not done:
+            look.cancel()
+            error = f"no answer within {timeout_s:g} s"
+            return HealthResult(state=self.state, is_healthy=False, latency_s=timeout_s, error=error)
+        if (failure := look.exception()) is not None:
+            return HealthResult(state=self.state, is_healthy=False, error=describe_error(failure))
+        return look.result()
 
     # -- work ----------------------------------------------------------------------------------------------
 
-    async def _rise(self) -> None:
+    async def _rise(self, *, is_retry: bool = False) -> None:
         """Bring it up from ``starting``, as often as its policy says."""
         while True:
             lifetime = self._lifetime
             assert lifetime is not None
-            error = await lifetime.launch(self.stop_asked)
+            problem = await self._team.wait_needed(self) if is_retry else ""
+            if problem:
+                error: BaseException | None = self._start_error(problem)
+            else:
+                error = await lifetime.launch(self.stop_asked)
             if self.stop_asked.done():
                 self._rest(is_gone=await lifetime.end(is_polite=error is None and not self._is_kill_asked))
-                return
+                raise self._stopped_error("before it was ready") from error
             if error is None:
                 self._note_ready(lifetime)
                 return
@@ -254,12 +353,13 @@ class Unit:
             is_gone = await lifetime.end(is_polite=isinstance(error, TimeoutError))
             if self.stop_asked.done():
                 self._rest(is_gone=is_gone)
-                raise error
+                raise self._stopped_error("before it was ready") from error
             if not is_gone:
                 self.move(ServiceTrigger.KILL_FAILED, describe_error(error))
                 raise error
-            if not await self._pause_for_retry(describe_error(error), ran_s=0.0, is_clean=False):
-                raise error
+            if not await self._pause_for_retry(describe_error(error)):
+                raise self._stopped_error("while it waited for its next try") if self.stop_asked.done() else error
+            is_retry = True
 
     def _note_ready(self, lifetime: Lifetime) -> None:
         runtime = lifetime.runtime
@@ -277,60 +377,86 @@ class Unit:
         if self.state in SERVICE_TABLE.ending:
             await self._end()
 
-    async def renew(self, error: BaseException) -> bool:
-        """End and clean the life in which a run failed, and begin a new one; return whether that is ready."""
-        lifetime = self._lifetime
-        assert lifetime is not None
-        lifetime.record.failed_runs.append(error)
-        is_gone = await lifetime.end(is_polite=True)
+    async def renew(self, error: BaseException | None) -> bool:
+        """End and clean the life in which a run failed, if there is one, and begin a new one.
+
+        Parameters
+        ----------
+        error : BaseException or None
+            What the run failed with; None where there was no object to run.
+
+        Returns
+        -------
+        bool
+            Whether its schedule goes on, with an object (see `runtime`) or without one: then it could not be made.
+        """
+        assert self._lifetime is not None
+        if error is not None:
+            self.life.failed_runs.append(error)
+            self._team.note_down(self)
+            # What takes calls now is about to end.
+            self.slot.publish(self.state, self.slot.reason, None, next_at=self.slot.next_at)
+            if not await self._end_renewed(self._lifetime, error, is_polite=True):
+                return False
+        again = self._new_life(restarts=self.life.restarts, after=self.life)
+        failure = await again.launch(self.stop_asked)
+        if self.stop_asked.done():
+            return False
+        if failure is not None:
+            again.record.errors.append(("start", failure))
+            again.record.failed_runs.append(failure)
+            return await self._end_renewed(again, failure, is_polite=isinstance(failure, TimeoutError))
+        self._team.note_ready(self)
+        return True
+
+    async def _end_renewed(self, lifetime: Lifetime, error: BaseException, *, is_polite: bool) -> bool:
+        is_gone = await lifetime.end(is_polite=is_polite)
         if self.stop_asked.done():
             return False
         if not is_gone:
             set_signal(self.stop_asked)
             self.move(ServiceTrigger.KILL, describe_error(error))
             self.move(ServiceTrigger.KILL_FAILED, describe_error(error))
-            return False
-        again = self._new_life(restarts=self.life.restarts)
-        again.record.failed_runs = lifetime.record.failed_runs
-        failure = await again.launch(self.stop_asked)
-        if failure is not None:
-            again.record.errors.append(("start", failure))
-            await again.end(is_polite=isinstance(failure, TimeoutError))
-        return True
+            self._team.note_end(self, Exit(problem=f"its run could not be ended: {describe_error(error)}"))
+        return is_gone
 
     def show_next(self, next_at: float) -> None:
         """Show when the next run comes, in seconds since the epoch."""
         self.slot.next_at = next_at
 
-    async def _pause_for_retry(self, reason: str, *, ran_s: float, is_clean: bool) -> bool:
-        """Decide on a restart; make the move, wait for the pause, and return whether it begins now.
+    async def _pause_for_retry(self, reason: str) -> bool:
+        """Decide on a restart after a failed start; return whether it begins now, when its pause is over.
 
         Called when the service is proved gone. False leaves it at rest: its policy wants no more, or a stop came.
         """
-        again = self._decide(ran_s=ran_s, is_clean=is_clean)
+        rule = self.slot.spec.policy.restart_rule
+        again = self._decide(ran_s=0.0, is_wanted=wants_restart(rule, is_clean=False))
         if not isinstance(again, Again):
             self.move(ServiceTrigger.DIED_FINAL, "; ".join(filter(None, (reason, again.reason))))
             return False
         self._announce_retry(again, reason)
         return await self._wait_for_retry(again)
 
-    def _decide(self, *, ran_s: float, is_clean: bool) -> Again | Enough:
-        rule, now = self.slot.spec.policy.restart_rule, self._loop.time()
-        self._restarts = recent_restarts(rule, restarts=self._restarts, ran_s=ran_s, now=now)
-        return decide(rule, is_clean=is_clean, restarts=self._restarts, ran_s=ran_s, now=now, jitter=self._jitter())
+    def _decide(self, *, ran_s: float, is_wanted: bool) -> Again | Enough:
+        rule = self.slot.spec.policy.restart_rule
+        self._past = self._past.seen_from(self._loop.time(), rule, ran_s=ran_s)
+        return decide(rule, self._past, is_wanted=is_wanted, jitter=self._jitter())
 
     def _announce_retry(self, again: Again, reason: str) -> None:
         rule = self.slot.spec.policy.restart_rule
         limit = "" if rule.max_restarts is None else f" of {rule.max_restarts}"
         text = f"{reason}; restart {again.number}{limit} in {again.delay_s:.1f} s"
+        self._retry_asked = self._loop.create_future()
         self.move(ServiceTrigger.DIED_RETRY, text, next_at=self._wall_clock() + again.delay_s)
 
     async def _wait_for_retry(self, again: Again) -> bool:
-        await asyncio.wait({self.stop_asked}, timeout=again.delay_s)
+        watched = {self.stop_asked, self._retry_asked}
+        await asyncio.wait(watched, timeout=again.delay_s, return_when=asyncio.FIRST_COMPLETED)
         if self.stop_asked.done():
             return False
-        self._restarts.append(self._loop.time())
-        self._new_life(restarts=self.life.restarts + 1)
+        if not self._retry_asked.done():  # a manual start is none of its policy's
+            self._past = self._past.with_one(self._loop.time())
+        self._new_life(restarts=self.life.restarts + 1, after=self.life)
         self.move(ServiceTrigger.RETRY)
         return True
 
@@ -342,7 +468,7 @@ class Unit:
         if is_gone:
             self.move(ServiceTrigger.ENDED, self._end_reason)
         else:
-            self._move_if(ServiceTrigger.GRACE_OVER)
+            self._move_if(ServiceTrigger.GRACE_OVER, self._end_reason)
             self.move(ServiceTrigger.KILL_FAILED, self.life.survivor.partition("\n")[0])
 
     # -- observations --------------------------------------------------------------------------------------
@@ -354,7 +480,7 @@ class Unit:
             self._fall(lifetime, end, lifetime.clear_up)
 
     def fail(self, reason: str) -> None:
-        """Take it for dead although it runs: end it politely, and restart it as its policy says."""
+        """Take it for dead although it runs: end it politely, and restart it within the limits of its policy."""
         if self._lifetime is not None and self.state in ANSWERING:
             lifetime = self._lifetime
             self._fall(lifetime, Exit(problem=reason), lambda: lifetime.end(is_polite=True))
@@ -362,8 +488,10 @@ class Unit:
     def _fall(self, lifetime: Lifetime, end: Exit, clear: Callable[[], Awaitable[bool]]) -> None:
         """Leave the running states, since it has ended by itself or is taken for dead."""
         ready_s = lifetime.record.ready_s or self._loop.time()
-        again = self._decide(ran_s=self._loop.time() - ready_s, is_clean=end.is_clean)
+        is_wanted = bool(end.problem) or wants_restart(self.slot.spec.policy.restart_rule, is_clean=end.is_clean)
+        again = self._decide(ran_s=self._loop.time() - ready_s, is_wanted=is_wanted)
         if isinstance(again, Again):
+            self._is_clearing = True
             self._announce_retry(again, str(end))
             self._do(self._come_back(again, clear), is_rising=True)
             return
@@ -378,20 +506,31 @@ class Unit:
     async def _come_back(self, again: Again, clear: Callable[[], Awaitable[bool]]) -> None:
         """Restart it: who restarts with it steps aside, the old life is cleared away, then a new one begins."""
         aside = await self._team.step_aside(self)
-        if not await clear():
-            self._move_if(ServiceTrigger.KILL_FAILED, "what died left something that cannot be ended")
-            self._team.note_end(self, Exit(error=self._stopped_error("what died left something")))
-            return
-        if not await self._wait_for_retry(again):
-            raise self._stopped_error("it was stopped while it waited for its restart")
         try:
-            await self._rise()
+            await self._clear_for_restart(clear)
+            if not await self._wait_for_retry(again):
+                raise self._stopped_error("while it waited for its restart")
+            await self._rise(is_retry=True)
         except ServiceStartError as error:
             if not self.stop_asked.done():
                 self._team.note_end(self, Exit(error=error))
             raise
-        if self.state in ANSWERING:
-            await self._team.return_to(self, aside)
+        finally:
+            self._team.return_to(self, aside)
 
-    def _stopped_error(self, problem: str) -> ServiceStartError:
+    async def _clear_for_restart(self, clear: Callable[[], Awaitable[bool]]) -> None:
+        """Clear the old life away, or raise: it is not gone, or a stop came meanwhile."""
+        is_gone = await clear()
+        self._is_clearing = False
+        if not is_gone:
+            self.move(ServiceTrigger.KILL_FAILED, self.life.survivor.partition("\n")[0])
+            raise self._start_error("what died left something that cannot be ended, so it is not started again")
+        if self.stop_asked.done():
+            self._obey_stop()
+
+    def _start_error(self, problem: str) -> ServiceStartError:
         return ServiceStartError(f"service {self.name!r}: {problem}.", service=self.name, phase="launch")
+
+    def _stopped_error(self, when: str) -> ServiceStartError:
+        reason = f" ({self.slot.reason})" if self.slot.reason else ""
+        return self._start_error(f"it was stopped {when}{reason}")

@@ -6,6 +6,8 @@ A handle refers to a slot: the name of a service in one environment, whatever li
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -16,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
 from autostop_lab.exceptions import ServiceCallTimeoutError, ServiceError, ServiceUnavailableError
-from autostop_lab.lifecycle import SERVICE_TABLE, ServiceState
+from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import thread_name
-from autostop_lab.services.gate import carrying_turns
+from autostop_lab.services.gate import seconds_waited_for, waited_for_until
 from autostop_lab.services.logs import LogLine, LogRing
+from autostop_lab.services.service import HOOKS
 
 if TYPE_CHECKING:
     from autostop_lab.services.spec import ServiceSpec
@@ -93,7 +96,7 @@ class Orders(Protocol):
         """Look at it."""
 
 
-_slots: WeakValueDictionary[int, ServiceSlot] = WeakValueDictionary()
+_slots: WeakValueDictionary[str, ServiceSlot] = WeakValueDictionary()
 
 
 class ServiceSlot:
@@ -105,6 +108,13 @@ class ServiceSlot:
         What was registered.
     orders : Orders
         Who starts and stops it.
+
+    Attributes
+    ----------
+    key : str
+        What pickled handles refer to.
+    calls : dict of str to callable
+        Methods of what lives now, as they are called; those that were called so far.
     """
 
     def __init__(self, spec: ServiceSpec, orders: Orders) -> None:
@@ -114,8 +124,11 @@ class ServiceSlot:
         self.state = ServiceState.STOPPED
         self.reason = ""
         self.endpoint: Endpoint | None = None
+        self.calls: dict[str, Callable[..., Any]] = {}
         self._changed = threading.Condition()
-        _slots[id(self)] = self
+        self.pid = os.getpid()
+        self.key = secrets.token_hex(16)
+        _slots[self.key] = self
 
     @property
     def name(self) -> str:
@@ -125,44 +138,87 @@ class ServiceSlot:
     def publish(self, state: ServiceState, reason: str, endpoint: Endpoint | None) -> None:
         """Show where the service is and what answers its calls."""
         with self._changed:
+            if endpoint is not self.endpoint:
+                self.calls = {}  # they hold the object that answered them
             self.state, self.reason, self.endpoint = state, reason, endpoint
             self._changed.notify_all()
 
-    def wait_endpoint(self) -> Endpoint:
-        """Return what answers calls, waiting for a service that is on its way up.
+    def bind(self, method: str) -> Callable[..., Any]:
+        """Return what calls a method of what lives now, waiting for a service that is on its way up.
 
         Raises
         ------
+        AttributeError
+            It has no such method, or not for others.
         ServiceUnavailableError
             It is not on its way, or did not come within ``call_timeout_s``.
+        ServiceCallTimeoutError
+            It did not come as long as somebody waits for this call.
         """
+        is_open = self.spec.methods_are_open and not method.startswith("_") and method not in HOOKS
+        if not is_open and method not in self.spec.methods:
+            raise self.no_method(method)
+        endpoint, calls = self._wait_endpoint()
+        call = calls[method] = endpoint.bind(method)
+        return call
+
+    def _wait_endpoint(self) -> tuple[Endpoint, dict[str, Callable[..., Any]]]:
         timeout_s = self.spec.policy.call_timeout_s
         coming = (ServiceState.STARTING, ServiceState.BACKOFF)
         with self._changed:
-            self._changed.wait_for(lambda: self.endpoint is not None or self.state not in coming, timeout_s)
+            self._changed.wait_for(
+                lambda: self.endpoint is not None or self.state not in coming,
+                max(0.0, min(timeout_s, seconds_waited_for())),
+            )
             if self.endpoint is not None:
-                return self.endpoint
-            waited = f" for {timeout_s:g} s" if self.state in coming else ""
-            raise self.unavailable(waited)
+                return self.endpoint, self.calls
+            if seconds_waited_for() <= 0:
+                raise self.too_late()
+            raise self.unavailable(f" for {timeout_s:g} s" if self.state in coming else "")
+
+    def methods(self) -> set[str]:
+        """Return the names of its methods, as far as they are known now."""
+        endpoint = self.endpoint
+        live = set(endpoint.methods()) if self.spec.methods_are_open and endpoint is not None else set()
+        return set(self.spec.methods) | live
 
     def unavailable(self, detail: str = "") -> ServiceUnavailableError:
         """Return the error that says why it takes no call now."""
         reason = f": {self.reason}" if self.reason else ""
         advice = {
             ServiceState.STOPPED: "Start it with env.start() or within a job.",
-            ServiceState.CRASHED: f"Read its last lines with handle.logs(), then start it with handle {self.name!r}.",
+            ServiceState.CRASHED: "Read its last lines with handle.logs(), then start it anew with handle.start().",
             ServiceState.STARTING: "Raise call_timeout_s, or depend on it so that it is ready first.",
             ServiceState.STOPPING: "Calls end when the job ends.",
         }.get(self.state, "")
         text = f"service {self.name!r} takes no calls: it is {self.state}{detail}{reason}. {advice}".rstrip()
         return ServiceUnavailableError(text, service=self.name, phase="call")
 
+    def too_late(self) -> ServiceCallTimeoutError:
+        """Return the error of a call that was not begun as long as somebody waited for it."""
+        return ServiceCallTimeoutError(
+            f"service {self.name!r}: the call was not begun in the time that its caller waits.",
+            service=self.name,
+            phase="call",
+        )
 
-def _slot_elsewhere(key: int, name: str) -> ServiceHandle:
+    def no_method(self, method: str) -> AttributeError:
+        """Return the error that says which methods there are."""
+        unknown = self.spec.methods_are_open and self.endpoint is None
+        offered = "known once it runs" if unknown else ", ".join(sorted(self.methods())) or "none"
+        return AttributeError(
+            f"service {self.name!r} has no public method {method!r} (it has: {offered}). "
+            "Attributes of the service are not forwarded: define a method that returns what you need."
+        )
+
+
+def _slot_elsewhere(key: str, name: str) -> ServiceHandle:
     slot = _slots.get(key)
-    if slot is None or slot.name != name:
+    if slot is None or slot.pid != os.getpid():
         raise ServiceError(
-            f"the handle of service {name!r} came to a process where the service does not live.", service=name
+            f"the handle of service {name!r} came to a process where the service does not live. Use it in the process "
+            "of its environment, and pass on the values that its methods return.",
+            service=name,
         )
     return ServiceHandle(slot)
 
@@ -170,27 +226,25 @@ def _slot_elsewhere(key: int, name: str) -> ServiceHandle:
 class ServiceMethod:
     """One method of a service: call it, `map` it over a batch, `submit` it, or await `aio`."""
 
-    __slots__ = ("_call", "_endpoint", "_name", "_slot")
+    __slots__ = ("_name", "_slot")
 
     def __init__(self, slot: ServiceSlot, name: str) -> None:
         self._slot = slot
         self._name = name
-        self._endpoint: Endpoint | None = None
-        self._call: Callable[..., Any] | None = None
 
     def _bound(self) -> Callable[..., Any]:
-        endpoint = self._slot.endpoint
-        if endpoint is None:
-            endpoint = self._slot.wait_endpoint()
-        if endpoint is not self._endpoint:
-            self._endpoint, self._call = endpoint, endpoint.bind(self._name)
-        return self._call  # type: ignore[return-value]  # set together with _endpoint
+        try:
+            return self._slot.calls[self._name]
+        except KeyError:
+            return self._slot.bind(self._name)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the method and return its value."""
-        if self._endpoint is None or self._endpoint is not self._slot.endpoint:
-            return self._bound()(*args, **kwargs)
-        return self._call(*args, **kwargs)  # type: ignore[misc]  # set together with _endpoint
+        try:
+            call = self._slot.calls[self._name]
+        except KeyError:
+            call = self._slot.bind(self._name)
+        return call(*args, **kwargs)
 
     def map(self, values: Iterable[Any], /) -> list[Any]:
         """Call the method with each of `values` in one round trip and return the results in order."""
@@ -203,7 +257,15 @@ class ServiceMethod:
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Await the call's value; the event loop goes on meanwhile."""
-        return await asyncio.wrap_future(self.submit(*args, **kwargs))
+
+        def call() -> Any:
+            try:
+                return self(*args, **kwargs)
+            except StopIteration as error:  # an awaited call cannot raise it (PEP 479)
+                raise RuntimeError(f"{self!r} raised StopIteration") from error
+
+        future = run_in_background(call, name=f"call {self._slot.name}.{self._name}")
+        return await asyncio.wrap_future(future)
 
     @property
     def __name__(self) -> str:
@@ -227,6 +289,7 @@ class ServiceMethod:
 def run_in_background(function: Callable[[], Any], *, name: str) -> Future[Any]:
     """Call `function` in a daemon thread, within the service calls of this thread; return a future of its value."""
     future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()  # a call that has begun cannot be cancelled
 
     def run() -> None:
         try:
@@ -236,9 +299,7 @@ def run_in_background(function: Callable[[], Any], *, name: str) -> Future[Any]:
         else:
             future.set_result(result)
 
-    with carrying_turns():
-        context = copy_context()
-    threading.Thread(target=context.run, args=(run,), name=thread_name(name), daemon=True).start()
+    threading.Thread(target=copy_context().run, args=(run,), name=thread_name(name), daemon=True).start()
     return future
 
 
@@ -336,22 +397,24 @@ class ServiceHandle:
         ServiceUnavailableError
             The service cannot take a call now.
         ServiceCallTimeoutError
-            The call took longer than `timeout`; it goes on in the service.
+            The call took longer than `timeout`. What it has begun goes on in the service; if it still waited for
+            its turn, it is not begun any more.
         """
         if timeout is None:
             return ServiceMethod(self.__slot, method)(*args, **kwargs)
-        future = self._submit_call(method, args, kwargs)
+        with waited_for_until(time.monotonic() + timeout):
+            future = self._submit_call(method, args, kwargs)
         try:
             return future.result(timeout)
-        except TimeoutError as error:
-            if future.done():  # the method's own TimeoutError
-                raise
-            raise ServiceCallTimeoutError(
-                f"service {self.name!r}: {method}() took longer than {timeout:g} s; it goes on there. "
-                "Raise the timeout, or look at the service with handle.logs().",
-                service=self.name,
-                phase="call",
-            ) from error
+        except TimeoutError:
+            if not future.done():
+                raise ServiceCallTimeoutError(
+                    f"service {self.name!r}: {method}() took longer than {timeout:g} s; what it has begun goes on "
+                    "there. Raise the timeout, or look at the service with handle.logs().",
+                    service=self.name,
+                    phase="call",
+                ) from None
+        return future.result()  # its value came at the last moment, or it raised a TimeoutError of its own
 
     def _submit_call(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, timeout_s: float | None = None
@@ -368,19 +431,17 @@ class ServiceHandle:
         if name.startswith("_"):
             raise AttributeError(name)
         slot = self.__slot
-        if name in slot.spec.methods or (slot.spec.methods_are_open and name in _open_methods(slot)):
-            method = ServiceMethod(slot, name)
-            self.__dict__[name] = method
-            return method
-        offered = ", ".join(sorted(_all_methods(slot))) or "none"
-        raise AttributeError(
-            f"service {slot.name!r} has no public method {name!r} (it has: {offered}). "
-            "Attributes of the service are not forwarded: define a method that returns what you need."
-        )
+        # What comes from a factory is taken at its word until it lives, so that pipelines can be declared before.
+        may_have_it = slot.spec.methods_are_open and slot.endpoint is None and name not in HOOKS
+        if not may_have_it and name not in slot.methods():
+            raise slot.no_method(name)
+        method = ServiceMethod(slot, name)
+        self.__dict__[name] = method
+        return method
 
     def __dir__(self) -> list[str]:
         """List what the handle has and what the service offers."""
-        return sorted({*HANDLE_NAMES, *_all_methods(self.__slot)})
+        return sorted({*HANDLE_NAMES, *self.__slot.methods()})
 
     def __repr__(self) -> str:
         """Return name, kind and state."""
@@ -388,17 +449,4 @@ class ServiceHandle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as a reference."""
-        return (_slot_elsewhere, (id(self.__slot), self.name))
-
-
-def _open_methods(slot: ServiceSlot) -> Iterable[str]:
-    endpoint = slot.endpoint
-    if endpoint is None and slot.state not in SERVICE_TABLE.live:
-        raise slot.unavailable()
-    return slot.wait_endpoint().methods()
-
-
-def _all_methods(slot: ServiceSlot) -> set[str]:
-    endpoint = slot.endpoint
-    live = set(endpoint.methods()) if slot.spec.methods_are_open and endpoint is not None else set()
-    return set(slot.spec.methods) | live
+        return (_slot_elsewhere, (self.__slot.key, self.name))

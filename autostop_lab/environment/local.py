@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from autostop_lab.dataflow.control import Control
@@ -17,7 +18,7 @@ from autostop_lab.engines import LocalEngine
 from autostop_lab.environment.base import Environment, refuse_unknown_keywords
 from autostop_lab.environment.registry import registry
 from autostop_lab.exceptions import DependencyError, JobRunningError, PipelineError, ServiceStopError
-from autostop_lab.job.job import Job, JobOptions
+from autostop_lab.job.job import Job, JobOptions, current_job
 from autostop_lab.job.report import CleanupReport
 from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import Origin
@@ -68,12 +69,19 @@ class LocalEnvironment(Environment):
         self._submitted: tuple[Pipeline, ...] = ()
         self._closing_report: CleanupReport | None = None
         former = registry.made_by(name, self.cell)
-        if isinstance(former, LocalEnvironment):
+        if isinstance(former, LocalEnvironment) and not former._runs_caller():
             was_running = former.last_job is not None and not former.last_job.is_over
             report = former.close()
             if report.services or was_running:
                 print(f"environment {name!r} of this cell's earlier run is closed: {report.headline}")
         registry.add(self)
+
+    def _runs_caller(self) -> bool:
+        """Whether the calling code is part of this environment's job."""
+        job = self.last_job
+        with suppress(LookupError):
+            return job is not None and not job.is_over and job is current_job()
+        return False
 
     # -- the supervisor ------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import threading
 import time
@@ -28,6 +29,19 @@ from autostop_lab.supervisor.plan import unknown_service
 #: How often an awaited job lets the event loop look for an interrupt, in seconds: ipykernel delivers the interrupt
 #: of an ``await`` only when its loop wakes up (ipykernel issue 881).
 TICK_S = 0.1
+
+
+def wait_in_ticks(event: threading.Event, timeout_s: float | None = None) -> bool:
+    """Wait for an event and return whether it came, waking up often enough to see an interrupt.
+
+    A signal may be taken by another thread (the main thread blocks it while it starts one); then nothing wakes the
+    main thread up, and Python acts on signals in no other.
+    """
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    while not event.wait(max(0.0, min(TICK_S, deadline - time.monotonic()))):
+        if time.monotonic() >= deadline:
+            return False
+    return True
 
 
 class JobOrders(Protocol):
@@ -238,7 +252,7 @@ class Job:
         interrupt: KeyboardInterrupt | None = None
         while True:
             try:
-                is_over = self._done.wait(None if interrupt is not None else timeout_s)
+                is_over = wait_in_ticks(self._done, None if interrupt is not None else timeout_s)
                 break
             except KeyboardInterrupt as raised:
                 if self._orders is None:

@@ -1,20 +1,22 @@
 """Whose process is it? Never a bare pid: a process is known by its pid and start time, and is ours by a sign.
 
 The signs: a registered identity; our id in its environment; a descriptor open on our marker file; membership
-in a session whose leader we have not reaped yet (which pins the leader's pid). Programs may overwrite their
-environment (redis 7 and everything that uses setproctitle zero it), so the absence of one sign clears nobody;
-and nothing without any sign is ever signalled.
+in a session whose leader we have not reaped yet (which pins the leader's pid); descent from a process with a sign.
+Programs may overwrite their environment (redis 7 and everything that uses setproctitle zero it), so the absence of
+one sign clears nobody; and nothing without any sign is ever signalled.
 """
 
 from __future__ import annotations
 
+import calendar
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 #: Environment variable with the path ``outer/inner`` of the ids that a process belongs to.
 SESSION_VARIABLE = "AUTOSTOP_LAB_SESSION"
@@ -23,47 +25,59 @@ MARKER_NAME = "marker"
 
 _HAS_PROC = sys.platform == "linux"
 
+# So fails reading about a process that has just ended or is somebody else's. Any other failure (no descriptor left,
+# say) goes up to the caller: it must not pass for "there is no such process".
+_GONE_OR_FOREIGN = (FileNotFoundError, ProcessLookupError, PermissionError)
 
-class Process(NamedTuple):
-    """One process as it was seen.
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process as it was seen. It equals what was seen of it before and after: pid and start time tell.
 
     Attributes
     ----------
     pid : int
         Process id.
     started : str
-        Start time in the platform's own form; together with `pid` it identifies the process.
+        Start time, a number in the platform's own unit; together with `pid` it identifies the process.
     parent_pid, group, session : int
-        Its parent, process group and session; `session` is 0 where the platform does not tell.
+        Its parent, process group and session; where the platform does not tell the session, its group stands for
+        it, which a program that we launch leads as well.
     is_zombie : bool
         Whether it is dead and only waits to be reaped.
     """
 
     pid: int
     started: str
-    parent_pid: int
-    group: int
-    session: int
-    is_zombie: bool
+    parent_pid: int = field(compare=False)
+    group: int = field(compare=False)
+    session: int = field(compare=False)
+    is_zombie: bool = field(compare=False)
 
 
 def _from_proc(pid: int) -> Process | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            values = file.read().rsplit(b")", 1)[1].split()
-    except (OSError, IndexError):
+            values = file.read().rpartition(b")")[2].split()
+    except _GONE_OR_FOREIGN:
         return None
-    return Process(pid, values[19].decode(), int(values[1]), int(values[2]), int(values[3]), values[0] in b"ZX")
+    state, parent, group, session, threads, started = (values[i].decode() for i in (0, 1, 2, 3, 17, 19))
+    # A program whose first thread has ended is shown as a zombie, too, while its other threads go on.
+    is_zombie = state in ("Z", "X") and int(threads) <= 1
+    return Process(pid, started, int(parent), int(group), int(session), is_zombie)
 
 
 def _from_ps(arguments: list[str]) -> Iterator[Process]:
     command = ["ps", *arguments, "-o", "pid=,ppid=,pgid=,stat=,lstart="]
-    text = subprocess.run(command, capture_output=True, text=True, check=False, env={"LC_ALL": "C"}).stdout
-    for line in text.splitlines():
-        values = line.split(None, 4)
-        if len(values) == 5:
-            pid, parent, group, state, started = values
-            yield Process(int(pid), started.strip(), int(parent), int(group), 0, state.startswith("Z"))
+    for line in _output_of(command).splitlines():
+        pid, parent, group, state, text = line.split(None, 4)
+        started = calendar.timegm(time.strptime(text.strip(), "%a %b %d %H:%M:%S %Y"))
+        yield Process(int(pid), str(started), int(parent), int(group), int(group), state.startswith("Z"))
+
+
+def _output_of(command: list[str]) -> str:
+    plain = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=plain).stdout
 
 
 def processes() -> list[Process]:
@@ -84,56 +98,76 @@ def process(pid: int) -> Process | None:
 def is_alive(known: Process) -> bool:
     """Return whether this very process (not another with its pid) still runs."""
     now = process(known.pid)
-    return now is not None and now.started == known.started and not now.is_zombie
+    return now is not None and now == known and not now.is_zombie
+
+
+# -- the signs ---------------------------------------------------------------------------------------------
 
 
 def ids_of(pid: int) -> frozenset[str]:
-    """Return the ids of sessions and instances that a process carries, by its environment or an open marker."""
-    return frozenset(_ids_in_environment(pid)) or frozenset(_ids_of_open_markers(pid))
+    """Return the ids of sessions and instances that a process carries, by its environment and open markers."""
+    return _ids_of([pid]).get(pid, frozenset())
+
+
+def _ids_of(pids: Collection[int]) -> dict[int, frozenset[str]]:
+    if _HAS_PROC:
+        return {pid: frozenset((*_ids_in_environment(pid), *_ids_of_open_markers(pid))) for pid in pids}
+    return _ids_without_proc(pids)
 
 
 def _ids_in_environment(pid: int) -> Iterable[str]:
-    prefix = SESSION_VARIABLE + "="
-    if _HAS_PROC:
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                entries = file.read().decode(errors="replace").split("\0")
-        except OSError:
-            return ()
-    else:
-        command = ["ps", "-Eww", "-o", "command=", "-p", str(pid)]
-        entries = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    return next((entry[len(prefix) :].split("/") for entry in entries if entry.startswith(prefix)), ())
+    prefix = f"{SESSION_VARIABLE}=".encode()
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except _GONE_OR_FOREIGN:
+        return ()
+    paths = (entry[len(prefix) :].decode(errors="replace") for entry in entries if entry.startswith(prefix))
+    return [found for path in paths for found in path.split("/")]
 
 
-def _ids_of_open_markers(pid: int) -> Iterable[str]:
-    if not _HAS_PROC:
-        command = ["lsof", "-a", "-Fn", "-p", str(pid)]
-        with suppress(OSError):
-            text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-            for line in text.splitlines():
-                if line.startswith("n/") and line.endswith("/" + MARKER_NAME):
-                    yield from line[1:].split("/")
-        return
+def _ids_of_open_markers(pid: int) -> Iterator[str]:
+    for path in _open_files(pid):
+        if (path := path.removesuffix(" (deleted)")).endswith("/" + MARKER_NAME):
+            yield from path.split("/")
+
+
+def _open_files(pid: int) -> Iterator[str]:
     folder = f"/proc/{pid}/fd"
-    with suppress(OSError):
+    with suppress(*_GONE_OR_FOREIGN):
         for entry in os.listdir(folder):
-            with suppress(OSError):
-                link = os.readlink(f"{folder}/{entry}").removesuffix(" (deleted)")
-                if link.endswith("/" + MARKER_NAME):
-                    yield from link.split("/")
+            with suppress(*_GONE_OR_FOREIGN):
+                yield os.readlink(f"{folder}/{entry}")
+
+
+def _ids_without_proc(pids: Collection[int]) -> dict[int, frozenset[str]]:
+    """Return what processes carry, from two programs of macOS that are asked once for all of them."""
+    chosen = ",".join(map(str, pids))
+    found: dict[int, set[str]] = {pid: set() for pid in pids}
+    for line in _output_of(["ps", "-Eww", "-p", chosen, "-o", "pid=,command="]).splitlines() if pids else ():
+        pid, *words = line.split()
+        for word in words:
+            if word.startswith(SESSION_VARIABLE + "="):
+                found[int(pid)].update(word.partition("=")[2].split("/"))
+    pid = "0"
+    for line in _output_of(["lsof", "-nPw", "-a", "-p", chosen, "-Fpn"]).splitlines() if pids else ():
+        if line.startswith("p"):
+            pid = line[1:]
+        elif line.startswith("n/") and line.endswith("/" + MARKER_NAME):
+            found[int(pid)].update(line[1:].split("/"))
+    return {pid: frozenset(ids) for pid, ids in found.items()}
 
 
 def find_owned(ids: frozenset[str], *, since: str, sessions: frozenset[int] = frozenset()) -> dict[str, list[Process]]:
-    """Look once for living processes that carry any of `ids`.
+    """Look once for living processes that carry any of `ids`, and for the descendants of these.
 
     Parameters
     ----------
     ids : frozenset of str
         Ids of sessions or instances; empty ids are refused, since they would match strangers.
     since : str
-        Start time (as in `Process.started`) of the oldest that may be ours; on Linux what is older is skipped
-        unread. "" looks at all.
+        Start time (as in `Process.started`) of the oldest that may be ours: what is older is skipped unread. ""
+        looks at all.
     sessions : frozenset of int
         Session ids whose leaders are ours and not reaped; their members are listed under the session's number.
 
@@ -144,18 +178,63 @@ def find_owned(ids: frozenset[str], *, since: str, sessions: frozenset[int] = fr
     """
     if "" in ids:
         raise ValueError("an empty id would match processes that are not ours")
+    oldest = int(since or 0)
+    candidates = [
+        candidate
+        for candidate in processes()
+        if int(candidate.started) >= oldest
+        and candidate.pid > 1
+        and candidate.pid != os.getpid()
+        and not candidate.is_zombie
+    ]
+    carried = _ids_of([candidate.pid for candidate in candidates])
     found: dict[str, list[Process]] = {}
-    oldest = int(since) if since and _HAS_PROC else None
-    for candidate in processes():
-        if candidate.pid <= 1 or candidate.pid == os.getpid() or candidate.is_zombie:
-            continue
-        if oldest is not None and int(candidate.started) < oldest:
-            continue
+    for candidate in candidates:
         if candidate.session in sessions:
             found.setdefault(str(candidate.session), []).append(candidate)
-        for owner in ids & ids_of(candidate.pid):
+        for owner in ids & carried.get(candidate.pid, frozenset()):
             found.setdefault(owner, []).append(candidate)
+    for members in found.values():
+        _add_descendants(members, candidates)
     return found
+
+
+def _add_descendants(members: list[Process], candidates: Iterable[Process]) -> None:
+    children: dict[int, list[Process]] = {}
+    for candidate in candidates:
+        children.setdefault(candidate.parent_pid, []).append(candidate)
+    known = set(members)
+    for member in members:  # grows on the way
+        for child in children.get(member.pid, ()):
+            if child not in known:
+                known.add(child)
+                members.append(child)
+
+
+# -- signals -----------------------------------------------------------------------------------------------
+
+
+def open_pidfd(pid: int) -> int | None:
+    """Return a descriptor that stands for the process that has this pid now, readable when it has ended.
+
+    Returns
+    -------
+    int or None
+        The descriptor, for the caller to close; None where this machine has no such thing.
+
+    Raises
+    ------
+    ProcessLookupError
+        There is no such process.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:  # an old kernel, a sandbox that forbids it, or no descriptor left
+        return None
 
 
 def send_signal(known: Process, signal_number: int) -> bool:
@@ -168,23 +247,25 @@ def send_signal(known: Process, signal_number: int) -> bool:
     """
     if known.pid <= 1 or known.pid == os.getpid():
         return False
+    descriptor = None
     try:
-        if hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal"):
-            descriptor = os.pidfd_open(known.pid)
-            try:
-                # The descriptor pins whoever has the pid now; only then is the start time worth comparing.
-                if not is_alive(known):
-                    return False
-                signal.pidfd_send_signal(descriptor, signal_number)
-            finally:
-                os.close(descriptor)
+        descriptor = open_pidfd(known.pid)
+        # The descriptor pins whoever has the pid now; only then is the start time worth comparing.
+        if not is_alive(known):
+            return False
+        if descriptor is not None:
+            signal.pidfd_send_signal(descriptor, signal_number)
         else:
-            if not is_alive(known):
-                return False
             os.kill(known.pid, signal_number)
     except (ProcessLookupError, PermissionError):
         return False
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
     return True
+
+
+# -- ports -------------------------------------------------------------------------------------------------
 
 
 def listener_pids(port: int) -> frozenset[int] | None:
@@ -199,30 +280,24 @@ def listener_pids(port: int) -> frozenset[int] | None:
     -------
     frozenset of int or None
         The listeners that can be seen (empty if there are none, or they belong to other users); None where the
-        platform does not tell.
+        machine does not tell.
     """
     if not _HAS_PROC:
-        return None
-    inodes = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
-    pids = set()
-    for entry in os.listdir("/proc") if inodes else ():
-        if entry.isdigit() and inodes & set(_links(f"/proc/{entry}/fd")):
-            pids.add(int(entry))
-    return frozenset(pids)
-
-
-def _links(folder: str) -> Iterator[str]:
-    with suppress(OSError):
-        for entry in os.listdir(folder):
-            with suppress(OSError):
-                yield os.readlink(f"{folder}/{entry}")
+        try:
+            text = _output_of(["lsof", "-nPw", "-t", f"-iTCP:{port}", "-sTCP:LISTEN"])
+        except OSError:
+            return None
+        return frozenset(map(int, text.split()))
+    sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()] if sockets else []
+    return frozenset(pid for pid in pids if not sockets.isdisjoint(_open_files(pid)))
 
 
 def _listening_inodes(port: int) -> Iterator[str]:
     for table in ("tcp", "tcp6"):
-        with suppress(OSError), open(f"/proc/net/{table}") as file:
+        with suppress(FileNotFoundError), open(f"/proc/net/{table}") as file:
             next(file)
             for line in file:
                 values = line.split()
-                if values[3] == "0A" and int(values[1].rsplit(":", 1)[1], 16) == port:
+                if values[3] == "0A" and int(values[1].rpartition(":")[2], 16) == port:
                     yield values[9]

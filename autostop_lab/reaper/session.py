@@ -39,19 +39,34 @@ def _make_private(folder: Path) -> None:
         )
 
 
-# Descriptors of markers that are open for the moment of a launch. A plain fork in that moment must not carry
-# them on: the child would look like one of the service's processes.
+def _remove_all(folder: Path) -> None:
+    """Remove a folder with all in it, also what was made read-only."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        for parent, names, _ in os.walk(folder):
+            for inner in (Path(parent, name) for name in names):
+                if not inner.is_symlink():
+                    inner.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+# A plain fork waits for this lock, so that its child finds in order what is changed under it.
+_fork_lock = threading.RLock()
+# Descriptors of markers that are open for the moment of a launch. The child of a plain fork in that moment must not
+# carry them on: it would look like one of the service's processes.
 _open_markers: set[int] = set()
 
 
 def _close_markers_in_child() -> None:
-    for descriptor in tuple(_open_markers):
-        with suppress(OSError):
-            os.close(descriptor)
+    for descriptor in _open_markers:
+        os.close(descriptor)
     _open_markers.clear()
+    _fork_lock.release()
 
 
-os.register_at_fork(after_in_child=_close_markers_in_child)
+os.register_at_fork(
+    before=_fork_lock.acquire, after_in_parent=_fork_lock.release, after_in_child=_close_markers_in_child
+)
 
 
 class Instance:
@@ -71,46 +86,63 @@ class Instance:
         self.folder = session.folder / self.id
         self._lock = threading.Lock()
         self._is_made = False
+        self._is_over = False
 
     @property
     def environment(self) -> dict[str, str]:
         """The variable that its processes carry."""
         return {SESSION_VARIABLE: f"{self.session.path}/{self.id}"}
 
-    def _make(self) -> None:
+    def _make(self, name: str) -> Path:
+        """Make its folder if need be, and return the path of `name` in it."""
         with self._lock:
+            if self._is_over:
+                raise FileNotFoundError(f"this life of the service is over, and {self.folder} is removed")
             if not self._is_made:
                 self.session.make_folder_for(self.folder)
                 self._is_made = True
+        return self.folder / name
 
     @property
     def workdir(self) -> Path:
         """Its private folder (0700), made on first use and removed by `remove`."""
-        self._make()
-        folder = self.folder / "work"
+        folder = self._make("work")
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         return folder
 
     def open_marker(self) -> int:
         """Return a descriptor open on its marker; give it to the process as it is, then `close_marker` it."""
-        self._make()
-        descriptor = os.open(self.folder / MARKER_NAME, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        _open_markers.add(descriptor)
+        path = self._make(MARKER_NAME)
+        with _fork_lock:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _open_markers.add(descriptor)
         return descriptor
 
     def close_marker(self, descriptor: int) -> None:
         """Close what `open_marker` returned."""
-        _open_markers.discard(descriptor)
-        os.close(descriptor)
+        with _fork_lock:
+            _open_markers.remove(descriptor)
+            os.close(descriptor)
+
+    @property
+    def has_folder(self) -> bool:
+        """Whether there is something for `remove` to do."""
+        return self._is_made
 
     def remove(self) -> None:
-        """Remove its folder with all in it; may be called twice."""
+        """Remove its folder with all in it, for good; may be called twice, and does nothing in a forked child.
+
+        Raises
+        ------
+        OSError
+            Something in it cannot be removed.
+        """
         with self._lock:
-            if self._is_made:
-                self._is_made = False
-                shutil.rmtree(self.folder, ignore_errors=True)
-                self.session.remove_empty_folders()
+            is_made, self._is_made, self._is_over = self._is_made, False, True
+        if is_made and self.session.pid == os.getpid():
+            _remove_all(self.folder)
+            self.session.remove_empty_folders()
 
 
 class Session:
@@ -158,13 +190,12 @@ class Session:
 
 
 _current: Session | None = None
-_current_lock = threading.Lock()
 
 
 def current_session() -> Session:
     """Return this process's session; a forked child gets one of its own."""
     global _current
-    with _current_lock:
+    with _fork_lock:
         if _current is None or _current.pid != os.getpid():
             _current = Session()
         return _current

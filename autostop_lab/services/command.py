@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autostop_lab.exceptions import ConfigurationError
 
@@ -65,7 +66,11 @@ class Command:
     stop_signal: int = signal.SIGTERM
     stop_argv: Sequence[str | PathLike[str]] | None = None
     stdin: str | bytes | int | None = None
-    __context: ServiceContext | None = None
+
+    # Of this life, for what is offered to methods.
+    __autostop: ServiceContext | None = None
+    __autostop_port: int | None = None
+    __autostop_ports: Mapping[str, int] = {}  # replaced as a whole for each start
 
     def __init__(
         self,
@@ -89,13 +94,10 @@ class Command:
         }
         self.__dict__.update({name: value for name, value in given.items() if value is not None})
 
-    __port: int | None = None
-    __ports: Mapping[str, int] = {}  # replaced as a whole for each start
-
     def _autostop_attach(self, context: ServiceContext, *, port: int | None, ports: Mapping[str, int]) -> None:
-        self.__context = context
-        self.__port = port
-        self.__ports = ports
+        self.__autostop = context
+        self.__autostop_port = port
+        self.__autostop_ports = ports
 
     @property
     def host(self) -> str:
@@ -105,26 +107,27 @@ class Command:
     @property
     def port(self) -> int | None:
         """What ``{port}`` stands for in this life; where there is no such placeholder, the port that `ready` names."""
-        return self.__port
+        return self.__autostop_port
 
     @property
     def ports(self) -> dict[str, int]:
         """The named ports of this life."""
-        return dict(self.__ports)
+        return dict(self.__autostop_ports)
 
     @property
     def workdir(self) -> Path:
         """A private folder (0700), made on first use and removed with the service."""
-        if self.__context is None:
-            raise ConfigurationError(f"{type(self).__name__} has a workdir only while it is a running service.")
-        return self.__context.instance.workdir
+        return self.__started("workdir").instance.workdir
 
     @property
-    def logger(self) -> Any:
+    def logger(self) -> logging.Logger:
         """A logger whose lines are shown as this service's."""
-        if self.__context is None:
-            raise ConfigurationError(f"{type(self).__name__} has a logger only while it is a running service.")
-        return self.__context.logger
+        return self.__started("logger").logger
+
+    def __started(self, wanted: str) -> ServiceContext:
+        if self.__autostop is None:
+            raise ConfigurationError(f"{type(self).__name__} has a {wanted} only once it is started as a service.")
+        return self.__autostop
 
     def _autostop_check(self, service: str) -> None:
         """Refuse what can never be launched.
@@ -147,10 +150,13 @@ class Command:
             for word in value:
                 if not isinstance(word, str | PathLike):
                     raise ConfigurationError(f"service {service!r}: {name} holds {word!r}, which is not a string.")
-        if not isinstance(self.env, Mapping) or not all(
-            isinstance(key, str) and isinstance(value, str) for key, value in self.env.items()
-        ):
+        if not (self.cwd is None or isinstance(self.cwd, str | PathLike)):
+            raise ConfigurationError(f"service {service!r}: cwd={self.cwd!r} is not a path.")
+        env = self.env.items() if isinstance(self.env, Mapping) else [(None, None)]
+        if not all(isinstance(key, str) and isinstance(value, str) for key, value in env):
             raise ConfigurationError(f"service {service!r}: env must map strings to strings.")
+        if not all(name and "=" not in name for name in self.env):
+            raise ConfigurationError(f"service {service!r}: env has a name that is empty or holds a '='.")
         if not (self.stdin is None or isinstance(self.stdin, str | bytes) or self.stdin == subprocess.PIPE):
             raise ConfigurationError(f"service {service!r}: stdin must be text, bytes, subprocess.PIPE or None.")
         try:

@@ -1,35 +1,58 @@
 """How many calls are inside a service at once, and how it comes to rest.
 
-One at a time by default, re-entrant: a call made within a call to the same service, also by way of other
-services, threads or event loops, does not wait for itself. Nothing here costs more than a lock per call.
+One at a time by default, re-entrant: a call made within a call to the same service, also by way of other services,
+threads or event loops, does not wait for itself. Nothing here costs more than some 0.3 us per call, and an interrupt
+at whatever moment never leaves a turn taken.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, Protocol
-from weakref import WeakSet
+from itertools import repeat
+from queue import Empty, SimpleQueue
+from types import CoroutineType
+from typing import Any
 
-#: Gates that the calls which led to this thread or task are inside of.
-_inside: ContextVar[frozenset[CallGate]] = ContextVar("autostop_lab_inside", default=frozenset())
-_gates: WeakSet[CallGate] = WeakSet()
+#: How often a call that waits for its turn looks whether the gate is closed, in seconds.
+CLOSED_LOOK_S = 0.1
+
+#: The calls that led to here, innermost first: pairs [gate, outer pair]; a call that is over has None for its gate.
+_inside: ContextVar[list[Any] | None] = ContextVar("autostop_lab_inside", default=None)
+#: Monotonic time until which the outermost call waits for its value.
+_waited_for_until: ContextVar[float] = ContextVar("autostop_lab_waited_for_until", default=float("inf"))
 
 
-class Turn(Protocol):
-    """What a call holds while it is inside."""
+class NoTurnError(Exception):
+    """A call may not go in: the gate is closed, or nobody waits for it any longer, or it had no turn in time.
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Take it; return whether that came within `timeout` seconds."""
+    Parameters
+    ----------
+    is_closed, is_given_up : bool
+        Which of the first two it is.
+    """
 
-    def release(self) -> None:
-        """Give it back."""
+    def __init__(self, *, is_closed: bool = False, is_given_up: bool = False) -> None:
+        super().__init__()
+        self.is_closed = is_closed
+        self.is_given_up = is_given_up
 
-    def _is_owned(self) -> bool:
-        """Return whether this thread holds it."""
+
+@contextmanager
+def waited_for_until(deadline_s: float) -> Iterator[None]:
+    """Let calls begun here wait for their turn until `deadline_s` (monotonic) at most."""
+    token = _waited_for_until.set(min(deadline_s, _waited_for_until.get()))
+    try:
+        yield
+    finally:
+        _waited_for_until.reset(token)
+
+
+def seconds_waited_for() -> float:
+    """Return how long the call that led to here is still waited for, in seconds; may be infinite or negative."""
+    return _waited_for_until.get() - time.monotonic()
 
 
 class CallGate:
@@ -39,27 +62,36 @@ class CallGate:
     ----------
     limit : int
         How many, >= 1.
+    timeout_s : float
+        Longest wait of a call for its turn, in seconds.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, timeout_s: float) -> None:
         self.limit = limit
+        self.timeout_s = timeout_s
         self.is_closed = False
         self.last_left_s = time.monotonic()
-        self.turn: Turn = threading.RLock() if limit == 1 else _Turns(limit)  # type: ignore[assignment]
-        _gates.add(self)
+        self._turns: SimpleQueue[bool] = SimpleQueue()
+        for _ in range(limit):
+            self._turns.put(True)
 
-    def wait_turn(self, timeout_s: float) -> bool | None:
-        """Wait for a turn; call it after ``turn.acquire(False)`` has failed.
+    def close(self) -> None:
+        """Let no further call in, but those that are made within calls which are inside."""
+        self.is_closed = True
 
-        Returns
-        -------
-        bool or None
-            True: `turn` is held and has to be released. False: this call is made within a call of the same
-            service and holds nothing. None: no turn within `timeout_s`.
-        """
-        if self in _inside.get():
-            return False
-        return True if self.turn.acquire(timeout=timeout_s) else None
+    def wait_empty(self, timeout_s: float) -> bool:
+        """Wait until no call is inside; return whether that came within `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        taken = 0
+        try:
+            with suppress(Empty):
+                for _ in range(self.limit):
+                    self._turns.get(timeout=max(0.0, deadline - time.monotonic()))
+                    taken += 1
+            return taken == self.limit
+        finally:
+            for _ in range(taken):
+                self._turns.put(True)
 
     def noting_use(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """Return `call` so that its end is noted in `last_left_s`, on the monotonic clock."""
@@ -72,55 +104,84 @@ class CallGate:
 
         return noted
 
-    def close(self) -> None:
-        """Let no further call in."""
-        self.is_closed = True
+    def guard(
+        self,
+        function: Callable[..., Any],
+        *,
+        finish: Callable[[Any], Any],
+        refuse: Callable[[NoTurnError], BaseException],
+    ) -> Callable[..., Any]:
+        """Return `function` as it is called from outside.
 
-    def wait_empty(self, timeout_s: float) -> bool:
-        """Wait until no call is inside; return whether that came within `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
-        turn: Turn | threading.Semaphore = self.turn.free if isinstance(self.turn, _Turns) else self.turn
-        taken = 0
-        try:
-            while taken < self.limit:
-                if not turn.acquire(True, max(0.0, deadline - time.monotonic())):
-                    return False
-                taken += 1
+        Parameters
+        ----------
+        function : callable
+            A method of the service.
+        finish : callable
+            Takes a coroutine and returns its value.
+        refuse : callable
+            Makes the error of a call that may not go in.
+
+        Returns
+        -------
+        callable
+            Waits for its turn, then calls `function`.
+        """
+        gate, give_back, wait_turn = self, self._turns.put, self._wait_turn
+        get_inside, set_inside, reset_inside = _inside.get, _inside.set, _inside.reset
+        # Endless tries to take a turn. An interrupt is raised after a function was called, so it could come between
+        # `get()` and the assignment of its result, and the turn would be lost; a loop assigns without such a gap.
+        tries = map(self._turns.get, repeat(False))
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            outer = get_inside()
+            while outer is not None and outer[0] is None:
+                outer = outer[1]
+            if outer is not None and _holds(outer, gate):
+                value = function(*args, **kwargs)
+                return finish(value) if value.__class__ is CoroutineType else value
+            has_turn, token, me = False, None, [gate, outer]
+            try:
+                try:
+                    for has_turn in tries:  # noqa: B007
+                        break
+                except Empty:
+                    pass
+                if not has_turn:
+                    has_turn = wait_turn()
+                if gate.is_closed:
+                    raise NoTurnError(is_closed=True)
+                token = set_inside(me)
+                value = function(*args, **kwargs)
+                return finish(value) if value.__class__ is CoroutineType else value
+            except NoTurnError as reason:
+                raise refuse(reason) from None
+            finally:
+                me[0] = None
+                if has_turn:
+                    give_back(True)
+                if token is not None:
+                    reset_inside(token)
+
+        return call
+
+    def _wait_turn(self) -> bool:
+        """Return True with a turn, False when the gate is closed; raise `NoTurnError` when time is over."""
+        deadline = time.monotonic() + self.timeout_s
+        while not self.is_closed:
+            left_s = min(deadline - time.monotonic(), seconds_waited_for())
+            try:
+                for has_turn in map(self._turns.get, (True,), (max(0.0, min(left_s, CLOSED_LOOK_S)),)):
+                    return has_turn
+            except Empty:
+                if left_s <= CLOSED_LOOK_S:
+                    raise NoTurnError(is_given_up=seconds_waited_for() <= 0) from None
+        return False
+
+
+def _holds(call: list[Any] | None, gate: CallGate) -> bool:
+    while call is not None:
+        if call[0] is gate:
             return True
-        finally:
-            for _ in range(taken):
-                turn.release()
-
-
-class _Turns:
-    """A counting lock that a thread which holds a turn enters again for free."""
-
-    def __init__(self, limit: int) -> None:
-        self.free = threading.Semaphore(limit)
-        self._depth = threading.local()
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        depth: int = getattr(self._depth, "value", 0)
-        if depth == 0 and not self.free.acquire(blocking, None if timeout < 0 else timeout):
-            return False
-        self._depth.value = depth + 1
-        return True
-
-    def release(self) -> None:
-        self._depth.value -= 1
-        if self._depth.value == 0:
-            self.free.release()
-
-    def _is_owned(self) -> bool:
-        return getattr(self._depth, "value", 0) > 0
-
-
-@contextmanager
-def carrying_turns(extra: frozenset[CallGate] = frozenset()) -> Iterator[None]:
-    """Let what is begun here, in whatever thread or loop, count as within the calls of this thread."""
-    held = frozenset(gate for gate in tuple(_gates) if gate.turn._is_owned())
-    token = _inside.set(_inside.get() | held | extra)
-    try:
-        yield
-    finally:
-        _inside.reset(token)
+        call = call[1]
+    return False

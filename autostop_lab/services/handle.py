@@ -6,6 +6,8 @@ A handle refers to a slot: the name of a service in one environment, whatever li
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -16,27 +18,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
 from autostop_lab.exceptions import ServiceCallTimeoutError, ServiceCrashedError, ServiceError, ServiceUnavailableError
-from autostop_lab.lifecycle import SERVICE_TABLE, ServiceState
+from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import thread_name
-from autostop_lab.services.gate import carrying_turns
-from autostop_lab.services.logs import LogLine, LogRing
+from autostop_lab.services.gate import seconds_waited_for, waited_for_until
+from autostop_lab.services.logs import SHOWN_LOG_LINES, LogLine, LogRing
+from autostop_lab.services.service import HOOKS
 
 if TYPE_CHECKING:
     from autostop_lab.services.spec import ServiceSpec
-
-#: The reason of a stop that the next call undoes.
-IDLE = "idle"
-
-#: States in which what does not answer will; those of a service that runs are between two objects.
-COMING = frozenset(
-    {
-        ServiceState.STARTING,
-        ServiceState.BACKOFF,
-        ServiceState.RUNNING,
-        ServiceState.UNHEALTHY,
-        ServiceState.WAITING,
-    }
-)
 
 #: What a handle has by itself; a service's public methods may not have these names.
 HANDLE_NAMES = ("name", "state", "host", "port", "ports", "start", "stop", "restart", "kill", "health", "logs", "call")
@@ -88,6 +77,18 @@ class Endpoint(Protocol):
         """Return the names of the methods that can be called."""
 
 
+#: The reason of a stop that the next call undoes.
+IDLE = "idle"
+#: States in which what does not answer will; those of a service that runs are between two objects.
+COMING = frozenset(
+    {
+        ServiceState.STARTING,
+        ServiceState.BACKOFF,
+        ServiceState.RUNNING,
+        ServiceState.UNHEALTHY,
+        ServiceState.WAITING,
+    }
+)
 #: The slot whose hook this thread is in. Orders given there are not waited for: they would wait for the hook.
 current_hook: ContextVar[ServiceSlot | None] = ContextVar("autostop_lab_current_hook", default=None)
 
@@ -118,7 +119,7 @@ class Orders(Protocol):
         """Look at it."""
 
 
-_slots: WeakValueDictionary[int, ServiceSlot] = WeakValueDictionary()
+_slots: WeakValueDictionary[str, ServiceSlot] = WeakValueDictionary()
 
 
 class ServiceSlot:
@@ -130,6 +131,13 @@ class ServiceSlot:
         What was registered.
     orders : Orders
         Who starts and stops it.
+
+    Attributes
+    ----------
+    key : str
+        What pickled handles refer to.
+    calls : dict of str to callable
+        Methods of what lives now, as they are called; those that were called so far.
     """
 
     def __init__(self, spec: ServiceSpec, orders: Orders) -> None:
@@ -140,9 +148,12 @@ class ServiceSlot:
         self.reason = ""
         self.next_at: float | None = None
         self.endpoint: Endpoint | None = None
+        self.calls: dict[str, Callable[..., Any]] = {}
         self.is_returning = False
         self._changed = threading.Condition()
-        _slots[id(self)] = self
+        self.pid = os.getpid()
+        self.key = secrets.token_hex(16)
+        _slots[self.key] = self
 
     @property
     def name(self) -> str:
@@ -154,8 +165,29 @@ class ServiceSlot:
     ) -> None:
         """Show where the service is, what answers its calls, and when its next try or run comes."""
         with self._changed:
+            if endpoint is not self.endpoint:
+                self.calls = {}  # they hold the object that answered them
             self.state, self.reason, self.endpoint, self.next_at = state, reason, endpoint, next_at
             self._changed.notify_all()
+
+    def bind(self, method: str) -> Callable[..., Any]:
+        """Return what calls a method of what lives now, waiting for a service that is on its way up.
+
+        Raises
+        ------
+        AttributeError
+            It has no such method, or not for others.
+        ServiceUnavailableError
+            It is not on its way, or did not come within ``call_timeout_s``.
+        ServiceCallTimeoutError
+            It did not come as long as somebody waits for this call.
+        """
+        is_open = self.spec.methods_are_open and not method.startswith("_") and method not in HOOKS
+        if not is_open and method not in self.spec.methods:
+            raise self.no_method(method)
+        endpoint, calls = self._wait_endpoint()
+        call = calls[method] = endpoint.bind(method)
+        return call
 
     def set_return(self, is_returning: bool, reason: str) -> None:
         """Show whether it is started again without a further order, and end a rest that the next call would undo."""
@@ -165,69 +197,99 @@ class ServiceSlot:
                 self.reason = reason
             self._changed.notify_all()
 
-    @property
-    def is_resting(self) -> bool:
-        """Whether it was stopped because nobody called it, so that the next call starts it again."""
-        return self.reason == IDLE and self.state in (ServiceState.STOPPING, ServiceState.KILLING, ServiceState.STOPPED)
+    def note_closed(self, endpoint_call: Callable[..., Any], method: str) -> None:
+        """Forget a life that takes no further calls: it is on its way down, and another may come."""
+        with self._changed:
+            if self.calls.get(method) is endpoint_call:
+                self.endpoint, self.calls = None, {}
 
-    def wait_endpoint(self, *, other_than: Endpoint | None = None) -> Endpoint:
-        """Return what answers calls, waiting for a service that is on its way up, and waking one that rests.
-
-        Parameters
-        ----------
-        other_than : Endpoint or None
-            One that was found closed: what it belonged to is on its way down.
-
-        Raises
-        ------
-        ServiceUnavailableError
-            It is not on its way, or did not come within ``call_timeout_s``.
-        """
-        deadline = time.monotonic() + self.spec.policy.call_timeout_s
-
-        def is_decided() -> bool:
-            return not self._is_coming if self.endpoint is None else self.endpoint is not other_than
-
+    def _wait_endpoint(self) -> tuple[Endpoint, dict[str, Callable[..., Any]]]:
+        timeout_s = self.spec.policy.call_timeout_s
+        deadline_s = time.monotonic() + timeout_s
         while True:
             with self._changed:
-                self._changed.wait_for(is_decided, max(0.0, deadline - time.monotonic()))
-                if self.endpoint is not None and self.endpoint is not other_than:
-                    return self.endpoint
-                if not is_decided():
-                    raise self.unavailable(f" for {self.spec.policy.call_timeout_s:g} s")
-                if not self.is_resting:
-                    raise self.unavailable()
+                left_s = min(deadline_s - time.monotonic(), seconds_waited_for())
+                self._changed.wait_for(lambda: not self._is_coming, max(0.0, left_s))
+                if self.endpoint is not None:
+                    return self.endpoint, self.calls
+                if seconds_waited_for() <= 0:
+                    raise self.too_late()
+                if self._is_coming or not self.is_resting:
+                    raise self.unavailable(f" for {timeout_s:g} s" if self._is_coming else "")
             self.orders.wake_service(self.name)
 
     @property
     def _is_coming(self) -> bool:
         """Whether it will answer without a further order: it starts, is restarted, or gets a new object."""
+        if self.endpoint is not None:
+            return False
         if self.is_returning:
             return True
-        if self.state is ServiceState.STOPPED:
-            return False
-        return self.state in COMING or self.is_resting
+        return self.state is not ServiceState.STOPPED and (self.state in COMING or self.is_resting)
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether it was stopped because nobody called it, so that the next call starts it again."""
+        return self.reason == IDLE and self.state in (ServiceState.STOPPING, ServiceState.KILLING, ServiceState.STOPPED)
+
+    def died_with_call(self) -> ServiceError:
+        """Return the error of a call that was inside when the service ended."""
+        if self.state in (ServiceState.STOPPING, ServiceState.KILLING, ServiceState.STOPPED):
+            return self.unavailable()
+        lines = self.ring.texts(SHOWN_LOG_LINES)
+        said = "\nIts last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
+        return ServiceCrashedError(
+            f"service {self.name!r} died while a call was inside: {self.reason}.{said}",
+            service=self.name,
+            phase="call",
+            log_lines=lines,
+        )
+
+    def methods(self) -> set[str]:
+        """Return the names of its methods, as far as they are known now."""
+        endpoint = self.endpoint
+        live = set(endpoint.methods()) if self.spec.methods_are_open and endpoint is not None else set()
+        return set(self.spec.methods) | live
 
     def unavailable(self, detail: str = "") -> ServiceUnavailableError:
         """Return the error that says why it takes no call now."""
         reason = f": {self.reason}" if self.reason else ""
-        next_try = f"; next try in {max(0.0, self.next_at - time.time()):.1f} s" if self.next_at is not None else ""
         advice = {
             ServiceState.STOPPED: "Start it with env.start() or within a job.",
-            ServiceState.CRASHED: "Read its last lines with handle.logs(), then start it again with handle.start().",
-            ServiceState.STARTING: "Raise call_timeout_s, or depend on it so that it is ready first.",
+            ServiceState.CRASHED: "Read its last lines with handle.logs(), then start it anew with handle.start().",
             ServiceState.BACKOFF: "Raise call_timeout_s, or read its last lines with handle.logs().",
+            ServiceState.STARTING: "Raise call_timeout_s, or depend on it so that it is ready first.",
             ServiceState.STOPPING: "Calls end when the job ends.",
         }.get(self.state, "")
+        next_try = f"; next try in {max(0.0, self.next_at - time.time()):.1f} s" if self.next_at is not None else ""
         text = f"service {self.name!r} takes no calls: it is {self.state}{detail}{reason}{next_try}. {advice}".rstrip()
         return ServiceUnavailableError(text, service=self.name, phase="call")
 
+    def too_late(self) -> ServiceCallTimeoutError:
+        """Return the error of a call that was not begun as long as somebody waited for it."""
+        return ServiceCallTimeoutError(
+            f"service {self.name!r}: the call was not begun in the time that its caller waits.",
+            service=self.name,
+            phase="call",
+        )
 
-def _slot_elsewhere(key: int, name: str) -> ServiceHandle:
+    def no_method(self, method: str) -> AttributeError:
+        """Return the error that says which methods there are."""
+        unknown = self.spec.methods_are_open and self.endpoint is None
+        offered = "known once it runs" if unknown else ", ".join(sorted(self.methods())) or "none"
+        return AttributeError(
+            f"service {self.name!r} has no public method {method!r} (it has: {offered}). "
+            "Attributes of the service are not forwarded: define a method that returns what you need."
+        )
+
+
+def _slot_elsewhere(key: str, name: str) -> ServiceHandle:
     slot = _slots.get(key)
-    if slot is None or slot.name != name:
+    if slot is None or slot.pid != os.getpid():
         raise ServiceError(
-            f"the handle of service {name!r} came to a process where the service does not live.", service=name
+            f"the handle of service {name!r} came to a process where the service does not live. Use it in the process "
+            "of its environment, and pass on the values that its methods return.",
+            service=name,
         )
     return ServiceHandle(slot)
 
@@ -235,41 +297,32 @@ def _slot_elsewhere(key: int, name: str) -> ServiceHandle:
 class ServiceMethod:
     """One method of a service: call it, `map` it over a batch, `submit` it, or await `aio`."""
 
-    __slots__ = ("_name", "_slot", "_target")
+    __slots__ = ("_name", "_slot")
 
     def __init__(self, slot: ServiceSlot, name: str) -> None:
         self._slot = slot
         self._name = name
-        # One attribute, since threads share it.
-        self._target: tuple[Endpoint, Callable[..., Any]] | None = None
-
-    def _bound(self, *, other_than: Endpoint | None = None) -> tuple[Endpoint, Callable[..., Any]]:
-        target, endpoint = self._target, self._slot.endpoint
-        if endpoint is None or endpoint is other_than:
-            endpoint = self._slot.wait_endpoint(other_than=other_than)
-        if target is None or endpoint is not target[0]:
-            self._target = target = (endpoint, endpoint.bind(self._name))
-        return target
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the method and return its value.
 
-        A call that came just as the service went down waits for the next life, if there is one.
+        A call that came just as the service went down waits for its next life, if there is one.
         """
-        target = self._target
-        if target is None or target[0] is not self._slot.endpoint:
-            target = self._bound()
         may_repeat = True
         while True:
             try:
-                return target[1](*args, **kwargs)
+                call = self._slot.calls[self._name]
+            except KeyError:
+                call = self._slot.bind(self._name)
+            try:
+                return call(*args, **kwargs)
             except EndpointClosedError:
-                pass
+                self._slot.note_closed(call, self._name)
             except ServiceCrashedError:
                 if not (may_repeat and self._slot.spec.policy.retry_calls):
                     raise
                 may_repeat = False
-            target = self._bound(other_than=target[0])
+                self._slot.note_closed(call, self._name)
 
     def map(self, values: Iterable[Any], /) -> list[Any]:
         """Call the method with each of `values` in one round trip and return the results in order."""
@@ -281,7 +334,15 @@ class ServiceMethod:
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Await the call's value; the event loop goes on meanwhile."""
-        return await asyncio.wrap_future(self.submit(*args, **kwargs))
+
+        def call() -> Any:
+            try:
+                return self(*args, **kwargs)
+            except StopIteration as error:  # an awaited call cannot raise it (PEP 479)
+                raise RuntimeError(f"{self!r} raised StopIteration") from error
+
+        future = run_in_background(call, name=f"call {self._slot.name}.{self._name}")
+        return await asyncio.wrap_future(future)
 
     @property
     def __name__(self) -> str:
@@ -305,6 +366,7 @@ class ServiceMethod:
 def run_in_background(function: Callable[[], Any], *, name: str) -> Future[Any]:
     """Call `function` in a daemon thread, within the service calls of this thread; return a future of its value."""
     future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()  # a call that has begun cannot be cancelled
 
     def run() -> None:
         try:
@@ -314,9 +376,7 @@ def run_in_background(function: Callable[[], Any], *, name: str) -> Future[Any]:
         else:
             future.set_result(result)
 
-    with carrying_turns():
-        context = copy_context()
-    threading.Thread(target=context.run, args=(run,), name=thread_name(name), daemon=True).start()
+    threading.Thread(target=copy_context().run, args=(run,), name=thread_name(name), daemon=True).start()
     return future
 
 
@@ -414,22 +474,24 @@ class ServiceHandle:
         ServiceUnavailableError
             The service cannot take a call now.
         ServiceCallTimeoutError
-            The call took longer than `timeout`; it goes on in the service.
+            The call took longer than `timeout`. What it has begun goes on in the service; if it still waited for
+            its turn, it is not begun any more.
         """
         if timeout is None:
             return ServiceMethod(self.__slot, method)(*args, **kwargs)
-        future = self._submit_call(method, args, kwargs)
+        with waited_for_until(time.monotonic() + timeout):
+            future = self._submit_call(method, args, kwargs)
         try:
             return future.result(timeout)
-        except TimeoutError as error:
-            if future.done():  # the method's own TimeoutError
-                raise
-            raise ServiceCallTimeoutError(
-                f"service {self.name!r}: {method}() took longer than {timeout:g} s; it goes on there. "
-                "Raise the timeout, or look at the service with handle.logs().",
-                service=self.name,
-                phase="call",
-            ) from error
+        except TimeoutError:
+            if not future.done():
+                raise ServiceCallTimeoutError(
+                    f"service {self.name!r}: {method}() took longer than {timeout:g} s; what it has begun goes on "
+                    "there. Raise the timeout, or look at the service with handle.logs().",
+                    service=self.name,
+                    phase="call",
+                ) from None
+        return future.result()  # its value came at the last moment, or it raised a TimeoutError of its own
 
     def _submit_call(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, timeout_s: float | None = None
@@ -446,19 +508,17 @@ class ServiceHandle:
         if name.startswith("_"):
             raise AttributeError(name)
         slot = self.__slot
-        if name in slot.spec.methods or (slot.spec.methods_are_open and name in _open_methods(slot)):
-            method = ServiceMethod(slot, name)
-            self.__dict__[name] = method
-            return method
-        offered = ", ".join(sorted(_all_methods(slot))) or "none"
-        raise AttributeError(
-            f"service {slot.name!r} has no public method {name!r} (it has: {offered}). "
-            "Attributes of the service are not forwarded: define a method that returns what you need."
-        )
+        # What comes from a factory is taken at its word until it lives, so that pipelines can be declared before.
+        may_have_it = slot.spec.methods_are_open and slot.endpoint is None and name not in HOOKS
+        if not may_have_it and name not in slot.methods():
+            raise slot.no_method(name)
+        method = ServiceMethod(slot, name)
+        self.__dict__[name] = method
+        return method
 
     def __dir__(self) -> list[str]:
         """List what the handle has and what the service offers."""
-        return sorted({*HANDLE_NAMES, *_all_methods(self.__slot)})
+        return sorted({*HANDLE_NAMES, *self.__slot.methods()})
 
     def __repr__(self) -> str:
         """Return name, kind and state."""
@@ -466,17 +526,4 @@ class ServiceHandle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as a reference."""
-        return (_slot_elsewhere, (id(self.__slot), self.name))
-
-
-def _open_methods(slot: ServiceSlot) -> Iterable[str]:
-    endpoint = slot.endpoint
-    if endpoint is None and slot.state not in SERVICE_TABLE.live:
-        raise slot.unavailable()
-    return slot.wait_endpoint().methods()
-
-
-def _all_methods(slot: ServiceSlot) -> set[str]:
-    endpoint = slot.endpoint
-    live = set(endpoint.methods()) if slot.spec.methods_are_open and endpoint is not None else set()
-    return set(slot.spec.methods) | live
+        return (_slot_elsewhere, (self.__slot.key, self.name))

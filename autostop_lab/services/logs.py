@@ -1,4 +1,4 @@
-"""The last log lines of one service, bounded in number and length."""
+"""The last log lines of one service, bounded in number and length, without its secrets."""
 
 from __future__ import annotations
 
@@ -6,8 +6,19 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
+
+#: What is shown for a secret.
+SECRET_TEXT = "***"
+
+
+def mask(text: str, secrets: Iterable[str]) -> str:
+    """Return `text` with `secrets` shown as ``***``, each line of a secret by itself, the longest first."""
+    for line in sorted({line.strip() for secret in secrets for line in secret.splitlines()} - {""}, key=len)[::-1]:
+        text = text.replace(line, SECRET_TEXT)
+    return text
+
 
 #: Log lines shown in an error.
 SHOWN_LOG_LINES = 20
@@ -44,68 +55,122 @@ class LogRing:
     """
 
     def __init__(self, *, max_lines: int = 1000, max_line_chars: int = 4000) -> None:
+        self.max_lines = max_lines
         self.max_line_chars = max_line_chars
         self._lines: deque[LogLine] = deque(maxlen=max_lines)
+        self._count = 0
         self._partial = b""
         self._lock = threading.Lock()
         self._listeners: tuple[Callable[[LogLine], None], ...] = ()
+        self._hidden: tuple[str, ...] = ()
+
+    # -- writing -------------------------------------------------------------------------------------------
 
     def write(self, text: str) -> None:
         """Add text, split into lines."""
-        for line in text.splitlines() or [""]:
-            self._add(line)
+        self._add(self.mask(text).splitlines() or [""])
 
     def feed(self, data: bytes) -> None:
         """Add raw output of a program; a line that is not complete waits for its end, within bounds."""
-        *lines, self._partial = (self._partial + data).split(b"\n")
+        data = self._partial + data
+        if self._listeners:
+            *lines, self._partial = data.split(b"\n")
+        else:  # lines that others would push out at once are not looked at
+            *lines, self._partial = data.rsplit(b"\n", self.max_lines + 1)[-self.max_lines - 1 :]
         if len(self._partial) > 4 * self.max_line_chars:
             lines.append(self._partial)
             self._partial = b""
-        for line in lines:
-            self._add(line.decode(errors="replace").rstrip("\r"))
+        self._add(self.mask(line.decode(errors="replace").rstrip("\r")) for line in lines)
 
     def finish(self) -> None:
         """Add what is left of an incomplete last line."""
         if self._partial:
             self.feed(b"\n")
 
-    def _add(self, text: str) -> None:
-        if len(text) > self.max_line_chars:
-            text = text[: self.max_line_chars] + " ... (cut)"
-        line = LogLine(time.time(), text)
+    def _add(self, texts: Iterable[str]) -> None:
+        now = time.time()
+        lines = [LogLine(now, self._cut(text)) for text in texts]
         with self._lock:
-            self._lines.append(line)
+            self._lines.extend(lines)
+            self._count += len(lines)
         for listener in self._listeners:
-            listener(line)
+            for line in lines:
+                listener(line)
 
-    def lines(self, count: int | None = None) -> tuple[LogLine, ...]:
-        """Return the last `count` lines (all that are kept if None), oldest first."""
+    def _cut(self, text: str) -> str:
+        return text if len(text) <= self.max_line_chars else text[: self.max_line_chars] + " ... (cut)"
+
+    # -- secrets -------------------------------------------------------------------------------------------
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Show these texts as ``***`` from now on, in place of those that were given before."""
+        self._hidden = tuple(secrets)
+
+    def mask(self, text: str) -> str:
+        """Return `text` without what is hidden."""
+        return mask(text, self._hidden) if self._hidden else text
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    @property
+    def mark(self) -> int:
+        """A place in the stream of lines: what is written from now on comes after it."""
+        return self._count
+
+    def lines(self, count: int | None = None, *, since: int = 0) -> tuple[LogLine, ...]:
+        """Return the last `count` lines (all that are kept if None) after the mark `since`, oldest first."""
         with self._lock:
             kept = tuple(self._lines)
-        return kept if count is None else kept[len(kept) - min(count, len(kept)) :]
+            wanted = min(len(kept), self._count - since)
+        if count is not None:
+            wanted = min(wanted, count)
+        return kept[len(kept) - wanted :]
 
-    def texts(self, count: int | None = None) -> tuple[str, ...]:
-        """Return the texts of the last `count` lines, oldest first."""
-        return tuple(line.text for line in self.lines(count))
+    def texts(self, count: int | None = None, *, since: int = 0) -> tuple[str, ...]:
+        """Return the texts of what `lines` returns."""
+        return tuple(line.text for line in self.lines(count, since=since))
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody listens, so that every line counts."""
+        return bool(self._listeners)
 
     def listen(self, listener: Callable[[LogLine], None]) -> Callable[[], None]:
         """Call `listener` with each line to come; the returned function ends that."""
-        self._listeners = (*self._listeners, listener)
+        with self._lock:
+            self._listeners = (*self._listeners, listener)
 
         def forget() -> None:
-            self._listeners = tuple(kept for kept in self._listeners if kept is not listener)
+            with self._lock:
+                self._listeners = tuple(kept for kept in self._listeners if kept is not listener)
 
         return forget
 
 
 class RingHandler(logging.Handler):
-    """Writes log records into a ring."""
+    """Writes log records of a service into its ring, and hands them on to the package's logger for services.
 
-    def __init__(self, ring: LogRing) -> None:
+    Parameters
+    ----------
+    ring : LogRing
+        Where to.
+    upper : logging.Logger
+        Gets the records that its own level lets through.
+    """
+
+    def __init__(self, ring: LogRing, upper: logging.Logger) -> None:
         super().__init__()
-        self.ring = ring
+        self._ring = ring
+        self._upper = upper
         self.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Format a record into the ring."""
-        self.ring.write(self.format(record))
+        try:
+            record.msg, record.args = self._ring.mask(record.getMessage()), None
+            self._ring.write(self.format(record))
+        except Exception:  # arguments that do not fit the message
+            self.handleError(record)
+        else:
+            if self._upper.isEnabledFor(record.levelno) and self._upper.hasHandlers():
+                self._upper.handle(record)

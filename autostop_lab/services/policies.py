@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, fields
 from datetime import UTC, datetime, tzinfo
@@ -14,8 +15,8 @@ from autostop_lab.exceptions import ConfigurationError
 
 
 def check_seconds(owner: str, name: str, value: object, *, minimum: float = 0.0, exclusive: bool = False) -> None:
-    """Refuse what is not a finite number of seconds, at least (or, `exclusive`, above) `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """Refuse what is not a number of seconds that can be waited for, at least (or, `exclusive`, above) `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= threading.TIMEOUT_MAX:
         raise ConfigurationError(f"{owner}: {name}={value!r} is not a number of seconds.")
     if value < minimum or (exclusive and value == minimum):
         bound = "greater than" if exclusive else "at least"

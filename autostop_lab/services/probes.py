@@ -1,6 +1,6 @@
 """Readiness probes of commands say when dependants may start.
 
-A probe must be answered by the service itself, and fails at once when the service has exited. A probe that hangs
+A probe must be answered by the service itself, and fails at once when the service has exited. A look that hangs
 is given up after `attempt_timeout_s` and tried again, until the service's ``start_timeout_s`` is over.
 """
 
@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from autostop_lab.exceptions import ConfigurationError
+from autostop_lab.services.command import MAIN_PORT, placeholders
+from autostop_lab.services.policies import check_seconds
+from autostop_lab.services.threads import HookError
 
 if TYPE_CHECKING:
     from autostop_lab.services.program import Launched
@@ -25,9 +28,26 @@ class NotReadyError(Exception):
 
 
 class Probe(Protocol):
-    """Looks once whether a program is ready."""
+    """Looks once whether a program is ready.
 
-    attempt_timeout_s: float
+    Attributes
+    ----------
+    attempt_timeout_s : float or None
+        Longest look, in seconds; None for one that waits as long as it has to.
+    fixed_port : int or None
+        The port that it looks at, where that is a number.
+    is_lasting : bool
+        Whether it says something later on as well, so that a look tells the service's health.
+    """
+
+    @property
+    def attempt_timeout_s(self) -> float | None: ...  # noqa: D102
+
+    @property
+    def fixed_port(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def is_lasting(self) -> bool: ...  # noqa: D102
 
     def texts(self) -> list[str]:
         """Return the texts in which placeholders are replaced."""
@@ -37,13 +57,6 @@ class Probe(Protocol):
 
     async def look(self, launched: Launched) -> None:
         """Return if it is ready, raise `NotReadyError` if not."""
-
-
-def _port_text(port: int | str) -> str:
-    text = str(port)
-    if not (text.isdigit() and 0 < int(text) < 65536) and not text.startswith("{port"):
-        raise ConfigurationError(f"port={port!r} is neither a port number nor a placeholder such as '{{port}}'.")
-    return text
 
 
 @dataclass(frozen=True)
@@ -64,9 +77,20 @@ class TcpReady:
     host: str = "{host}"
     attempt_timeout_s: float = 2.0
 
+    is_lasting = True
+
     def __post_init__(self) -> None:
         """Refuse what is no port."""
-        _port_text(self.port)
+        text = str(self.port)
+        is_number = text.isascii() and text.isdigit() and 0 < int(text) < 65536
+        is_placeholder = text[1:-1] in placeholders([text]) and text[1:].startswith(MAIN_PORT)
+        if not (is_number or is_placeholder):
+            raise ConfigurationError(
+                f"TcpReady: port={self.port!r} is neither a port number nor a placeholder such as '{{port}}'."
+            )
+        if not isinstance(self.host, str):
+            raise ConfigurationError(f"TcpReady: host={self.host!r} is not a string.")
+        check_seconds("TcpReady", "attempt_timeout_s", self.attempt_timeout_s, exclusive=True)
 
     @property
     def fixed_port(self) -> int | None:
@@ -107,15 +131,18 @@ class HttpReady:
     url: str = "/"
     attempt_timeout_s: float = 2.0
 
+    is_lasting = True
+
     def __post_init__(self) -> None:
         """Refuse what is no address."""
-        if not self.url.startswith(("/", "http://", "https://")):
-            raise ConfigurationError(f"url={self.url!r} must begin with '/', 'http://' or 'https://'.")
+        if not isinstance(self.url, str) or not self.url.startswith(("/", "http://", "https://")):
+            raise ConfigurationError(f"HttpReady: url={self.url!r} must begin with '/', 'http://' or 'https://'.")
+        check_seconds("HttpReady", "attempt_timeout_s", self.attempt_timeout_s, exclusive=True)
 
     @property
     def fixed_port(self) -> int | None:
         """The port, where it is a number."""
-        found = re.match(r"https?://[^/]*:(\d+)(/|$)", self.url)
+        found = re.match(r"https?://[^/]*:(\d+)(/|\?|$)", self.url)
         return int(found[1]) if found else None
 
     @property
@@ -162,19 +189,24 @@ class LogReady:
     ----------
     pattern : str
         Regular expression, searched for in each line.
-    attempt_timeout_s : float
-        Longest single wait, in seconds; the next one looks at all lines again.
     """
 
     pattern: str
-    attempt_timeout_s: float = 2.0
+
+    attempt_timeout_s = None
+    fixed_port = None
+    is_lasting = False
 
     def __post_init__(self) -> None:
         """Refuse what is no regular expression."""
         try:
-            re.compile(self.pattern)
+            re.compile(self.pattern).search("")
         except re.error as error:
-            raise ConfigurationError(f"pattern={self.pattern!r} is not a regular expression: {error}.") from error
+            raise ConfigurationError(
+                f"LogReady: pattern={self.pattern!r} is not a regular expression: {error}."
+            ) from error
+        except TypeError:
+            raise ConfigurationError(f"LogReady: pattern={self.pattern!r} is not a string.") from None
 
     def texts(self) -> list[str]:
         """Return no texts: braces belong to the regular expression."""
@@ -198,10 +230,7 @@ class LogReady:
         try:
             for text in launched.texts_of_this_life():
                 see(text)
-            async with asyncio.timeout(self.attempt_timeout_s * 0.9):
-                await found.wait()
-        except TimeoutError:
-            raise NotReadyError(f"no log line matches {self.pattern!r} yet") from None
+            await found.wait()
         finally:
             forget()
 
@@ -213,7 +242,8 @@ class CallReady:
     Parameters
     ----------
     function : callable
-        Called with the `Command`; true is ready, false or an exception is not yet.
+        Called with the `Command`, in a thread; true is ready, false or an exception is not yet. It may be a
+        coroutine function.
     attempt_timeout_s : float
         Longest single call, in seconds; one that hangs is left alone and counts as not ready.
     """
@@ -221,10 +251,14 @@ class CallReady:
     function: Callable[[Any], object]
     attempt_timeout_s: float = 2.0
 
+    fixed_port = None
+    is_lasting = True
+
     def __post_init__(self) -> None:
         """Refuse what cannot be called."""
         if not callable(self.function):
             raise ConfigurationError(f"CallReady: {self.function!r} cannot be called.")
+        check_seconds("CallReady", "attempt_timeout_s", self.attempt_timeout_s, exclusive=True)
 
     def texts(self) -> list[str]:
         """Return no texts."""
@@ -238,8 +272,9 @@ class CallReady:
         """Call the function once."""
         name = self.describe(launched.fill)
         try:
-            answer = await launched.in_thread(lambda: self.function(launched.command))
+            answer = await launched.call(lambda: self.function(launched.command))
         except Exception as error:
-            raise NotReadyError(f"{name} raised {type(error).__name__}: {error}") from error
+            cause = error.cause if isinstance(error, HookError) else error
+            raise NotReadyError(f"{name} raised {type(cause).__name__}: {cause}") from error
         if not answer:
             raise NotReadyError(f"{name} returned {answer!r}")

@@ -8,41 +8,53 @@ since until then its pid, group and session number stay its own.
 from __future__ import annotations
 
 import asyncio
-import inspect
+import fcntl
 import os
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from os import fspath
+from types import CoroutineType
 from typing import Any
 
-from autostop_lab.exceptions import ServiceStartError
+from autostop_lab.exceptions import ServiceStartError, ServiceStopError
 from autostop_lab.origin import Origin
-from autostop_lab.reaper.processes import Process, ids_of, listener_pids, process
-from autostop_lab.reaper.session import current_session
+from autostop_lab.reaper.processes import Process, listener_pids, open_pidfd, process
 from autostop_lab.services.command import MAIN_PORT, Command, fill, placeholders
-from autostop_lab.services.handle import HealthResult, ServiceHandle, ServiceSlot
+from autostop_lab.services.handle import ServiceHandle, ServiceSlot
 from autostop_lab.services.logs import SHOWN_LOG_LINES, LogRing
-from autostop_lab.services.probes import HttpReady, NotReadyError, TcpReady
-from autostop_lab.services.runtime import Exit, Runtime, describe_error, details_of
-from autostop_lab.services.service import ServiceContext, construct, hook, public_methods
+from autostop_lab.services.probes import NotReadyError, Probe
+from autostop_lab.services.runtime import Exit, LocalRuntime, UnhealthyError, details_of
+from autostop_lab.services.service import construct, hook
 from autostop_lab.services.sweep import Tree, sweeper
-from autostop_lab.services.threads import HookThread, call_in_thread, post
+from autostop_lab.services.threads import HookThread, ServiceLoop, mark_retrieved
 
 #: Starts of one program when others take its chosen ports before it can.
 PORT_TRIES = 4
 #: Pauses between looks of a readiness probe, in seconds: the first, and the longest.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.25
+#: Longest look at who belongs to a program before it is sent a signal, in seconds; on a machine that is too slow
+#: for that, the signal goes out all the same.
+LOOK_TIMEOUT_S = 0.5
+#: Size of the pipe that a program writes to and what is read of it at once, in bytes; the same while each line is
+#: looked at (by `LogReady`).
+PIPE_BYTES, WATCHED_BYTES = 1 << 20, 1 << 16
+#: After a read that was full, the pause is so many times as long as that took: a program that floods us waits, and
+#: the event loop does not.
+PAUSE_PER_READ = 3
+#: What is shown of the output of ``stop_argv``, in bytes.
+SHOWN_STOP_BYTES = 65536
 #: Variables that are ours and must not reach a program.
 HIDDEN_VARIABLES = ("AUTOSTOP_LAB_API_KEY",)
 
 
 class PortLostError(Exception):
-    """A chosen port was taken by somebody else between choosing and listening."""
+    """A port is served by somebody else; a chosen one was taken between choosing and listening."""
 
 
 class _Ports:
@@ -75,22 +87,27 @@ _ports = _Ports()
 class CommandEndpoint:
     """Calls the methods of a `Command` subclass in the caller."""
 
-    def __init__(self, command: Command) -> None:
-        self._command = command
+    def __init__(self, command: Command, methods: Iterable[str], coroutines: ServiceLoop) -> None:
         self.host: str | None = command.host
         self.port: int | None = command.port
         self.ports: dict[str, int] = command.ports
+        self._command = command
+        self._methods = methods
+        self._coroutines = coroutines
 
     def methods(self) -> Iterable[str]:
         """Return the names of its public methods."""
-        return public_methods(type(self._command), (Command,))
+        return self._methods
 
     def bind(self, method: str) -> Callable[..., Any]:
-        """Return the method."""
-        function = getattr(self._command, method)
-        if not inspect.iscoroutinefunction(function):
-            return function  # type: ignore[no-any-return]  # user code
-        return lambda *args, **kwargs: asyncio.run(function(*args, **kwargs))
+        """Return the method; one that is a coroutine function runs in the event loop of the service."""
+        function, finish = getattr(self._command, method), self._coroutines.finish
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            value = function(*args, **kwargs)
+            return finish(value) if value.__class__ is CoroutineType else value
+
+        return call
 
 
 class Launched:
@@ -98,7 +115,6 @@ class Launched:
 
     def __init__(self, runtime: ProgramRuntime) -> None:
         self._runtime = runtime
-        self._first_line_at = time.time()
 
     @property
     def command(self) -> Command:
@@ -110,9 +126,9 @@ class Launched:
         """Its log lines."""
         return self._runtime.slot.ring
 
-    def texts_of_this_life(self) -> list[str]:
+    def texts_of_this_life(self) -> tuple[str, ...]:
         """Return the lines since it was launched, oldest first."""
-        return [line.text for line in self.ring.lines() if line.at >= self._first_line_at]
+        return self._runtime.texts()
 
     def fill(self, text: str) -> str:
         """Replace placeholders."""
@@ -122,14 +138,21 @@ class Launched:
         """Call `function` in a daemon thread."""
         return self._runtime.in_thread(function, "probe")
 
+    def call(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Call a function of the user in a daemon thread; if it is a coroutine function, its value is awaited."""
+        return self.in_thread(lambda: self._runtime.coroutines.finish(function()))
+
     async def check_listener(self, port: int) -> None:
         """Refuse an answer that came from somebody else's process."""
         pids = await self.in_thread(lambda: listener_pids(port))
-        if pids and not await self.in_thread(lambda: any(self._runtime.owns(pid) for pid in pids)):
-            raise PortLostError(f"port {port} is answered by pid {min(pids)}, which is not part of the service")
+        if pids and pids.isdisjoint(await self._runtime.known_pids()):
+            raise PortLostError(
+                f"port {port} is answered by pid {min(pids)}, which is not part of the service (where another program "
+                "listens for it, as docker does, use LogReady or CallReady)"
+            )
 
 
-class ProgramRuntime(Runtime):
+class ProgramRuntime(LocalRuntime):
     """One life of a program.
 
     Parameters
@@ -142,41 +165,47 @@ class ProgramRuntime(Runtime):
         ``name -> ServiceHandle`` for what it depends on.
     """
 
-    phase = "launch"
-
     def __init__(self, slot: ServiceSlot, origin: Origin, find_service: Callable[[str], ServiceHandle]) -> None:
-        super().__init__(slot)
-        self.origin = origin
+        super().__init__(slot, origin, find_service)
         self._loop = asyncio.get_running_loop()
-        self._instance = current_session().new_instance(slot.name)
-        self._context = ServiceContext(slot.name, self._instance, slot.ring, find_service)
-        spec = slot.spec
-        self.command: Command = construct(spec.target, spec.args, spec.kwargs, self._context)
-        self._chosen_ports: dict[str, int] = {}
+        self._launcher = HookThread(origin, f"launch of service {slot.name}")
         self._launching: asyncio.Future[Any] | None = None
+        self._cleaner: HookThread | None = None
+        self._probe: Probe | None = None
+        self._port_names: list[str] = []
+        self._chosen_ports: dict[str, int] = {}
+        self._first_line = slot.ring.mark
         self._child: subprocess.Popen[bytes] | None = None
         self._leader: Process | None = None
         self._tree: Tree | None = None
         self._output: int | None = None
+        self._input: memoryview | None = None
         self._pidfd: int | None = None
+        self._helper: subprocess.Popen[bytes] | None = None
         self._looks = 0
         self._last_look = ""
-        self._cleaner: HookThread | None = None
         self._was_killed = False
         self._last_busy_s = time.monotonic()
+
+    @property
+    def command(self) -> Command:
+        """The command of this life."""
+        command: Command = self.service
+        return command
 
     # -- start ---------------------------------------------------------------------------------------------
 
     async def launch(self) -> None:
         """Launch the program, unless a schedule does that, and return when its probe is answered."""
+        await self._in_launcher(self._construct)
         if self.slot.spec.policy.cron is None:
             await self._bring_up()
-        self.endpoint = CommandEndpoint(self.command)
+        self.endpoint = CommandEndpoint(self.command, self.slot.spec.methods, self.coroutines)
 
     async def run_once(self) -> None:
         """Launch the program and wait until it and its tree have ended."""
-        if self._child is not None:
-            self._forget_run()
+        if self._tree is not None:
+            self._forget_launch()
         await self._bring_up()
         end = await asyncio.shield(self.exited)
         await self.settle()
@@ -185,20 +214,19 @@ class ProgramRuntime(Runtime):
 
     async def idle_for_s(self) -> float:
         """Return for how long its ``is_idle()`` has said yes."""
-        is_idle = hook(self.command, "is_idle")
-        answer = is_idle is not None and await self.in_thread(lambda: _finish(is_idle()), "idleness")
-        if not answer:
+        if not await self.in_thread(lambda: self.call_hook("is_idle"), "idleness"):
             self._last_busy_s = time.monotonic()
         return time.monotonic() - self._last_busy_s
 
     async def _bring_up(self) -> None:
         """Launch the program and wait until its probe is answered; a port lost to others is chosen anew."""
         for attempt in range(PORT_TRIES):
+            self.phase = "launch"
             self._choose_ports()
             await self._refuse_taken_port()
             try:
-                self.phase = "launch"
-                await self._launch_once()
+                await self._in_launcher(self._popen)
+                self._adopt_child()
                 self.phase = "ready"
                 await self._wait_ready()
             except (PortLostError, ServiceStartError) as error:
@@ -212,25 +240,37 @@ class ProgramRuntime(Runtime):
             else:
                 return
 
+    async def _in_launcher(self, function: Callable[[], None]) -> None:
+        self._launching = self._launcher.call(function)
+        await asyncio.shield(self._launching)
+
+    def _construct(self) -> None:
+        spec = self.slot.spec
+        command: Command = construct(spec.target, spec.args, spec.kwargs, self.context)
+        command._autostop_check(self.slot.name)
+        self._port_names = sorted(
+            name for name in placeholders(command._autostop_texts()) if name.startswith(MAIN_PORT)
+        )
+        self._probe = command.ready
+        self.service = command
+
     def _choose_ports(self) -> None:
-        names = sorted(name for name in placeholders(self.command._autostop_texts()) if name.startswith(MAIN_PORT))
-        self._chosen_ports = {name: _ports.choose(self.command.host) for name in names}
+        self._chosen_ports = {name: _ports.choose(self.command.host) for name in self._port_names}
         self.command._autostop_attach(
-            self._context,
+            self.context,
             port=self._chosen_ports.get(MAIN_PORT, self._fixed_port),
             ports={name.removeprefix("port:"): port for name, port in self._chosen_ports.items() if ":" in name},
         )
 
     @property
     def _fixed_port(self) -> int | None:
-        ready = self.command.ready
-        return ready.fixed_port if isinstance(ready, TcpReady | HttpReady) else None
+        return self._probe.fixed_port if self._probe is not None else None
 
     def fill(self, text: str) -> str:
         """Replace placeholders in `text`."""
         values: dict[str, Callable[[], object]] = {
             "host": lambda: self.command.host,
-            "workdir": lambda: self._instance.workdir,
+            "workdir": lambda: self.instance.workdir,
             **{name: lambda port=port: port for name, port in self._chosen_ports.items()},  # type: ignore[misc]
         }
         return fill(text, values)
@@ -246,21 +286,58 @@ class ProgramRuntime(Runtime):
                 f"port {port} is taken{owner} already. End that program, or write {{port}} to have a free one chosen"
             )
 
-    def in_thread(self, function: Callable[[], Any], purpose: str) -> asyncio.Future[Any]:
-        """Call `function` in a daemon thread named for its `purpose`."""
-        return call_in_thread(function, origin=self.origin, name=f"{purpose} of service {self.slot.name}")
-
-    async def _launch_once(self) -> None:
-        self._launching = self.in_thread(self._popen, "launch")
-        await asyncio.shield(self._launching)
-        self._adopt_child()
+    def _popen(self) -> None:
+        command = self.command
+        argv = [self.fill(fspath(word)) for word in command.argv]
+        cwd = self.fill(fspath(command.cwd)) if command.cwd is not None else None
+        environment = self._environment()
+        self.slot.ring.hide(self.slot.spec.secret_texts(environment))
+        self._first_line = self.slot.ring.mark
+        reads, writes = os.pipe()
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            with suppress(OSError):  # there is a limit for all pipes of a user
+                fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        marker = child = None
+        try:
+            marker = self.instance.open_marker()
+            child = subprocess.Popen(
+                argv,
+                bufsize=0,
+                stdin=subprocess.DEVNULL if command.stdin is None else subprocess.PIPE,
+                stdout=writes,
+                stderr=writes,
+                cwd=cwd,
+                env=environment,
+                pass_fds=(marker,),
+                start_new_session=True,
+            )
+            self._leader = process(child.pid) or _unseen(child.pid)
+        except (OSError, ValueError) as error:
+            os.close(reads)
+            if child is not None:
+                child.kill()
+                child.wait()
+            raise self._start_error(_launch_problem(error, argv[0], cwd)) from error
+        finally:
+            os.close(writes)
+            if marker is not None:
+                self.instance.close_marker(marker)
+        os.set_blocking(reads, False)
+        self._child, self._output = child, reads
 
     def _adopt_child(self) -> None:
-        if self._child is not None and self._leader is None:
-            self._leader = process(self._child.pid)
-            self._watch_exit()
-            assert self._output is not None
-            self._loop.add_reader(self._output, self._read_output)
+        """Take up, on the event loop, a program that was launched in a thread."""
+        if self._child is None or self._leader is None or self._tree is not None:
+            return
+        self._tree = Tree(self.instance.id, self._leader)
+        self._watch_exit(self._child)
+        assert self._output is not None
+        self._loop.add_reader(self._output, self._read_output)
+        data = self.command.stdin
+        if isinstance(data, str | bytes) and self._child.stdin is not None:
+            self._input = memoryview(data.encode() if isinstance(data, str) else data)
+            os.set_blocking(self._child.stdin.fileno(), False)
+            self._loop.add_writer(self._child.stdin.fileno(), self._write_input)
 
     async def _settle_launch(self) -> None:
         """Wait for a launch that goes on in its thread although nobody waits for the service any more."""
@@ -268,70 +345,30 @@ class ProgramRuntime(Runtime):
             await asyncio.wait({self._launching})
             self._adopt_child()
 
-    def _popen(self) -> None:
-        command = self.command
-        argv = [self.fill(fspath(word)) for word in command.argv]
-        cwd = self.fill(fspath(command.cwd)) if command.cwd is not None else None
-        reads, writes = os.pipe()
-        marker = self._instance.open_marker()
-        try:
-            stdin = subprocess.DEVNULL if command.stdin is None else subprocess.PIPE
-            self._child = subprocess.Popen(
-                argv,
-                stdin=stdin,
-                stdout=writes,
-                stderr=writes,
-                cwd=cwd,
-                env=self._environment(),
-                pass_fds=(marker,),
-                start_new_session=True,
-            )
-        except OSError as error:
-            os.close(reads)
-            raise self._start_error(_launch_problem(error, argv[0], cwd)) from error
-        finally:
-            os.close(writes)
-            self._instance.close_marker(marker)
-        os.set_blocking(reads, False)
-        self._output = reads
-        if isinstance(command.stdin, str | bytes) and self._child.stdin is not None:
-            data = command.stdin.encode() if isinstance(command.stdin, str) else command.stdin
-            self.origin.start_thread(lambda: self._feed(data), name=f"stdin of service {self.slot.name}")
-
-    def _feed(self, data: bytes) -> None:
-        assert self._child is not None
-        assert self._child.stdin is not None
-        with suppress(OSError):  # it need not read all
-            self._child.stdin.write(data)
-        with suppress(OSError):
-            self._child.stdin.close()
-
     def _environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if name not in HIDDEN_VARIABLES}
         added = {name: self.fill(value) for name, value in self.command.env.items()}
-        return {**inherited, **added, **self._instance.environment}
+        return {**inherited, **added, **self.instance.environment}
 
     async def _wait_ready(self) -> None:
-        probe = self.command.ready
+        probe = self._probe
         if probe is None:
             return
-        launched = Launched(self)
         self._looks = 0
         pause_s = FIRST_PAUSE_S
         while True:
-            look = asyncio.ensure_future(asyncio.wait_for(probe.look(launched), probe.attempt_timeout_s))
+            look = asyncio.ensure_future(asyncio.wait_for(probe.look(Launched(self)), probe.attempt_timeout_s))
+            look.add_done_callback(mark_retrieved)
             try:
                 watched: set[asyncio.Future[Any]] = {look, self.exited}
                 await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
                 if self.exited.done():
-                    await asyncio.sleep(0)  # its last words
-                    self._read_output()
                     raise self._start_error(f"it ended with {self.exited.result()} before it was ready")
                 look.result()
             except NotReadyError as error:
                 self._last_look = str(error)
             except TimeoutError:
-                self._last_look = f"no answer within {probe.attempt_timeout_s:g} s"
+                self._last_look = self._no_answer(probe)
             else:
                 return
             finally:
@@ -340,11 +377,18 @@ class ProgramRuntime(Runtime):
             await asyncio.wait({self.exited}, timeout=pause_s)
             pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
 
+    def _no_answer(self, probe: Probe) -> str:
+        return f"{probe.describe(self.fill)} gave no answer within {probe.attempt_timeout_s:g} s"
+
     def waiting_for(self) -> str:
         """Return what the probe found at its last look."""
-        if self.phase != "ready" or self.command.ready is None:
+        if self.phase == "construct":
+            return super().waiting_for()
+        if self.phase != "ready" or self._probe is None:
             return "it could not be launched in time"
-        return f"{self.command.ready.describe(self.fill)}: {self._last_look} ({self._looks} looks)"
+        if not self._looks:
+            return f"still waiting for {self._probe.describe(self.fill)}"
+        return f"{self._last_look} ({self._looks} looks)"
 
     async def _has_lost_port(self, error: BaseException) -> bool:
         """Return whether somebody else listens on a port that was chosen for this program."""
@@ -352,65 +396,67 @@ class ProgramRuntime(Runtime):
             return False
         if isinstance(error, PortLostError):
             return True
-
-        def look() -> bool:
-            owners = [listener_pids(port) for port in self._chosen_ports.values()]
-            return any(pids and not any(self.owns(pid) for pid in pids) for pids in owners)
-
-        return bool(await self.in_thread(look, "port"))
+        if self._tree is None:
+            return False
+        ours, host = await self.known_pids(), self.command.host
+        ports = self._chosen_ports.values()
+        takers = await self.in_thread(lambda: [_taken_by(host, port) for port in ports], "port")
+        return any(pids is not None and pids.isdisjoint(ours) for pids in takers)
 
     async def _undo_launch(self) -> None:
         await self.kill()
-        self._forget_run()
+        self._forget_launch()
 
-    def _forget_run(self) -> None:
+    def _forget_launch(self) -> None:
         self._forget_child()
         self._child = self._leader = self._tree = None
+        self._was_killed = False
         self.exited = self._loop.create_future()
 
+    def texts(self, count: int | None = None) -> tuple[str, ...]:
+        """Return the last `count` lines since the program was launched (all that are kept if None), oldest first."""
+        return self.slot.ring.texts(count, since=self._first_line)
+
     def _start_error(self, problem: str) -> ServiceStartError:
-        lines = self.slot.ring.texts(SHOWN_LOG_LINES)
+        lines = self.texts(SHOWN_LOG_LINES)
         pid = f" (pid {self.pid})" if self.pid is not None else ""
         said = "\nIts last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
         return ServiceStartError(
-            f"service {self.slot.name!r}{pid} did not start: {problem}.{said}",
+            self.slot.ring.mask(f"service {self.slot.name!r}{pid} did not start: {problem}.{said}"),
             service=self.slot.name,
             phase=self.phase,
             exit_code=self.exit_code,
             log_lines=lines,
         )
 
-    def owns(self, pid: int) -> bool:
-        """Return whether a process is part of this program's tree."""
-        from_tree = process(pid)
-        if from_tree is None or self._leader is None:
-            return False
-        return pid == self._leader.pid or from_tree.session == self._leader.pid or self._instance.id in ids_of(pid)
-
     # -- watch ---------------------------------------------------------------------------------------------
 
-    def _watch_exit(self) -> None:
-        child = self._child
-        assert child is not None
-        if hasattr(os, "pidfd_open"):
-            self._pidfd = os.pidfd_open(child.pid)
-            self._loop.add_reader(self._pidfd, self._note_child_exit)
+    def _watch_exit(self, child: subprocess.Popen[bytes]) -> None:
+        with suppress(ProcessLookupError):  # somebody else has reaped it
+            self._pidfd = open_pidfd(child.pid)
+        if self._pidfd is not None:
+            self._loop.add_reader(self._pidfd, self._note_child_exit, child)
         else:
-            exited, loop = self.exited, self._loop
 
             def wait() -> None:
-                post(loop, exited, Exit(code=child.wait()), None)
+                with suppress(ChildProcessError):
+                    if hasattr(os, "waitid"):
+                        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+                    else:
+                        child.wait()
+                with suppress(RuntimeError):  # the loop is gone
+                    self._loop.call_soon_threadsafe(self._note_child_exit, child)
 
             self.origin.start_thread(wait, name=f"exit of service {self.slot.name}")
 
-    def _note_child_exit(self) -> None:
-        assert self._child is not None
+    def _note_child_exit(self, child: subprocess.Popen[bytes]) -> None:
+        if child is not self._child or self._tree is None:
+            return
+        self._read_output()  # its last words come before the news of its end
         self._stop_watching()
-        # The status is read without reaping.
-        status = os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-        if status is not None:
-            is_signal = status.si_code != os.CLD_EXITED
-            self.note_exit(Exit(code=-status.si_status if is_signal else status.si_status))
+        if not self.exited.done():
+            self.note_exit(_exit_of(child))
+            self._tree.is_pinned = child.returncode is None
 
     def _stop_watching(self) -> None:
         if self._pidfd is not None:
@@ -421,16 +467,26 @@ class ProgramRuntime(Runtime):
     def _read_output(self) -> None:
         if self._output is None:
             return
+        began_s = time.monotonic()
+        most = WATCHED_BYTES if self.slot.ring.is_watched else PIPE_BYTES
         try:
-            data = os.read(self._output, 65536)
+            data = os.read(self._output, most)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        if data:
-            self.slot.ring.feed(data)
-        else:
+        if not data:
             self._close_output()
+            return
+        self.slot.ring.feed(data)
+        if len(data) == most:
+            self._loop.remove_reader(self._output)
+            pause_s = PAUSE_PER_READ * (time.monotonic() - began_s)
+            self._loop.call_later(pause_s, self._read_on, self._output)
+
+    def _read_on(self, output: int) -> None:
+        if self._output == output:
+            self._loop.add_reader(output, self._read_output)
 
     def _close_output(self) -> None:
         if self._output is not None:
@@ -439,60 +495,98 @@ class ProgramRuntime(Runtime):
             self._output = None
             self.slot.ring.finish()
 
+    def _write_input(self) -> None:
+        assert self._child is not None
+        assert self._child.stdin is not None
+        assert self._input is not None
+        try:
+            self._input = self._input[os.write(self._child.stdin.fileno(), self._input) :]
+        except BlockingIOError:
+            return
+        except OSError:  # it need not read all
+            self._input = None
+        if not self._input:
+            self._close_input()
+
+    def _close_input(self) -> None:
+        if self._child is not None and self._child.stdin is not None and not self._child.stdin.closed:
+            self._loop.remove_writer(self._child.stdin.fileno())
+            self._child.stdin.close()
+
+    async def known_pids(self) -> frozenset[int]:
+        """Look at who is part of this program's tree now, and return their pids."""
+        if self._tree is None:
+            return frozenset()
+        await sweeper().look(self._tree)
+        return frozenset(known.pid for known in self._tree.known)
+
     # -- end -----------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
         """Ask the program to end, and wait until all of its tree has."""
         self.phase = "stop"
-        self._context.stopping.set()
+        self.context.stopping.set()
         grace_until = time.monotonic() + self.slot.spec.policy.stop_timeout_s
         await self._settle_launch()
-        if self._child is None:
+        if self._tree is None:
             return
-        error: BaseException | None = None
+        error: Exception | None = None
         if not self.exited.done():
             if self.command.stdin == subprocess.PIPE:
-                self._close_stdin()
+                self._close_input()
+            await self._note_descendants(self._tree)
             if self.command.stop_argv is not None:
                 error = await self._run_stop_argv()
             if self.command.stop_argv is None or error is not None:
                 self._signal_group(self.command.stop_signal, signal.SIGCONT)
-        await self._wait_gone(grace_until)
+                self._tree.note_group_asked()
+        await self._wait_gone(self._tree, grace_until)
         if error is not None:
             raise error
 
-    async def _run_stop_argv(self) -> BaseException | None:
-        """Run the program that asks it to end; return why that did not work, if it did not."""
-        argv = [self.fill(fspath(word)) for word in self.command.stop_argv or ()]
-        try:
-            helper = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=self._environment(),
-                cwd=self.fill(fspath(self.command.cwd)) if self.command.cwd is not None else None,
-                start_new_session=True,
-            )
-        except OSError as error:
-            return error
-        try:
-            said, _ = await helper.communicate()
-        except asyncio.CancelledError:
-            with suppress(ProcessLookupError):
-                helper.kill()
-            raise
-        if said:
-            self.slot.ring.feed(said)
-            self.slot.ring.finish()
-        if helper.returncode:
-            return RuntimeError(f"{argv[0]} (stop_argv) ended with exit code {helper.returncode}")
-        return None
+    async def _note_descendants(self, tree: Tree) -> None:
+        """See who belongs to the program while descent still tells: its end makes orphans of its children."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(sweeper().look(tree), LOOK_TIMEOUT_S)
 
-    def _close_stdin(self) -> None:
-        if self._child is not None and self._child.stdin is not None:
-            with suppress(OSError):
-                self._child.stdin.close()
+    async def _run_stop_argv(self) -> Exception | None:
+        """Run the program that asks it to end; return why that did not work, if it did not."""
+        asking = self.in_thread(self._ask_to_end, "stop")
+        watched: set[asyncio.Future[Any]] = {asking, self.exited}
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        error = asking.exception() if asking.done() else None
+        return error if isinstance(error, Exception) else None
+
+    def _ask_to_end(self) -> None:
+        command = self.command
+        argv = [self.fill(fspath(word)) for word in command.stop_argv or ()]
+        cwd = self.fill(fspath(command.cwd)) if command.cwd is not None else None
+        problem = ""
+        # Not a pipe: what it leaves behind may hold it open.
+        with tempfile.TemporaryFile() as output:
+            try:
+                self._helper = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment(),
+                    cwd=cwd,
+                    start_new_session=True,
+                )
+                if code := self._helper.wait():
+                    problem = f"{argv[0]!r} ended with {Exit(code=code)}"
+            except (OSError, ValueError) as error:
+                problem = _launch_problem(error, argv[0], cwd)
+            output.seek(0)
+            if said := output.read(SHOWN_STOP_BYTES):
+                self.slot.ring.write(said.decode(errors="replace"))
+        if problem:
+            raise ServiceStopError(
+                self.slot.ring.mask(f"service {self.slot.name!r}: its stop_argv failed: {problem}"),
+                service=self.slot.name,
+                phase="stop",
+            )
 
     def _signal_group(self, *numbers: int) -> None:
         # The leader is not reaped, so its group's number cannot have gone to a stranger.
@@ -501,86 +595,95 @@ class ProgramRuntime(Runtime):
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._child.pid, number)
 
-    async def _wait_gone(self, grace_until: float) -> None:
+    async def _wait_gone(self, tree: Tree, grace_until: float) -> None:
+        tree.grace_until = grace_until
         await asyncio.wait({self.exited})
-        if self._leader is not None:
-            self._tree = Tree(self._instance.id, self._leader, grace_until)
-            await sweeper.end(self._tree)
+        await sweeper().end(tree)
 
     async def settle(self) -> None:
         """End what the program left behind when it ended by itself, politely first."""
-        await self._wait_gone(time.monotonic() + self.slot.spec.policy.stop_timeout_s)
+        if self._tree is not None:
+            await self._wait_gone(self._tree, time.monotonic() + self.slot.spec.policy.stop_timeout_s)
 
     async def kill(self) -> None:
         """Kill the program's group, and whatever else carries its signs."""
         await self._settle_launch()
-        if self._child is not None:
-            self._was_killed = not self.exited.done()
+        if self._helper is not None:
+            with suppress(ProcessLookupError):
+                self._helper.kill()
+        if self._tree is not None:
+            if not self.exited.done():
+                self._was_killed = True
+                await self._note_descendants(self._tree)
             self._signal_group(signal.SIGKILL)
-            await self._wait_gone(grace_until=0.0)
+            await self._wait_gone(self._tree, grace_until=0.0)
 
-    async def cleanup(self) -> None:
-        """Call the command's ``cleanup()``, here beside the supervisor."""
-        self.phase = "cleanup"
-        function = hook(self.command, "cleanup")
-        if function is not None:
-            self._cleaner = HookThread(self.origin, f"cleanup of service {self.slot.name}")
-            cleaning = self._cleaner.call(lambda: _finish(function()))
-            self._cleaner.close()
-            await cleaning
+    def thread_for_cleanup(self) -> HookThread:
+        """Return a thread that is free to call ``cleanup()``."""
+        self._cleaner = HookThread(self.origin, f"cleanup of service {self.slot.name}")
+        return self._cleaner
+
+    def threads(self) -> list[HookThread]:
+        """Return the threads that call its code, or launch it."""
+        mine = (self._launcher, self._cleaner)
+        return [*super().threads(), *(thread for thread in mine if thread is not None)]
 
     def _forget_child(self) -> None:
         self._stop_watching()
         self._read_output()
         self._close_output()
-        self._close_stdin()
+        self._close_input()
         if self._child is not None:
             self._child.poll()
         _ports.give_back(self._chosen_ports.values())
 
     def release(self) -> None:
-        """Reap the program, close its pipes, remove its folder."""
-        self.endpoint = None
+        """Reap the program, close its pipes, let go of its threads and folder."""
         self._forget_child()
-        self._instance.remove()
+        if self._launching is not None and not self._launching.done():
+            self._launching.add_done_callback(lambda _: self._end_late_child())
+        super().release()
+
+    def _end_late_child(self) -> None:
+        """End a program whose launch took longer than anybody has waited for it."""
+        if self._child is not None:
+            self._signal_group(signal.SIGKILL)
+            self.in_thread(self._child.wait, "late end")
+            if self._output is not None:
+                os.close(self._output)
+            if self._child.stdin is not None:
+                self._child.stdin.close()
+
+    # -- looks ---------------------------------------------------------------------------------------------
 
     @property
     def has_health_check(self) -> bool:
         """Whether it has a ``health_check()`` or a probe."""
-        return self.command.ready is not None or hook(self.command, "health_check") is not None
+        return self._probe is not None or hook(self.service, "health_check") is not None
 
-    async def check_health(self) -> HealthResult:
-        """Look at it once: its process, its ``health_check()`` if it has one, else its probe."""
-        began = time.monotonic()
+    async def examine(self) -> dict[str, Any]:
+        """Look at its process, and at its ``health_check()`` if it has one, else at its probe."""
+        if self.exited.done():
+            raise UnhealthyError(f"it ended with {self.exited.result()}")
         details: dict[str, Any] = {"pid": self.pid}
-        error: str | None = f"it ended with {self.exited.result()}" if self.exited.done() else None
-        check = hook(self.command, "health_check")
-        try:
-            if error is None and check is not None:
-                answer = await Launched(self).in_thread(lambda: _finish(check()))
-                healthy, more = details_of(answer)
-                details.update(more)
-                error = None if healthy else f"health_check() returned {answer!r}"
-            elif error is None and self.command.ready is not None:
-                await asyncio.wait_for(self.command.ready.look(Launched(self)), self.command.ready.attempt_timeout_s)
-        except Exception as raised:
-            error = describe_error(raised)
-        return HealthResult(
-            state=self.slot.state,
-            is_healthy=error is None,
-            details=details,
-            latency_s=time.monotonic() - began,
-            error=error,
-        )
+        probe = self._probe
+        if hook(self.command, "health_check") is not None:
+            details.update(details_of(await self.ask_health()))
+        elif probe is not None and probe.is_lasting:
+            try:
+                await asyncio.wait_for(probe.look(Launched(self)), probe.attempt_timeout_s)
+            except (NotReadyError, PortLostError) as error:
+                raise UnhealthyError(str(error)) from error
+            except TimeoutError:
+                raise UnhealthyError(self._no_answer(probe)) from None
+        return details
 
     def survivor(self) -> str:
-        """Return the pids that are still there."""
+        """Return the pids that are still there, and the threads that still run its code."""
         left = self._tree.left if self._tree is not None else []
         pids = [process.pid for process in left] or ([self.pid] if self.pid and not self.exited.done() else [])
         notes = [f"still there: pid {', '.join(map(str, pids))}"] if pids else []
-        if self._cleaner is not None and self._cleaner.is_busy:
-            notes.append(self._cleaner.survivor())
-        return "\n".join(notes)
+        return "\n".join(filter(None, [*notes, super().survivor()]))
 
     @property
     def was_forced(self) -> bool:
@@ -593,11 +696,22 @@ class ProgramRuntime(Runtime):
         return self._child.pid if self._child is not None else None
 
 
-def _finish(value: Any) -> Any:
-    async def wait() -> Any:
-        return await value
+def _unseen(pid: int) -> Process:
+    """Return what stands for a program that was gone, and waited for by somebody else, before we could look."""
+    return Process(pid, "0", parent_pid=os.getpid(), group=pid, session=0, is_zombie=True)
 
-    return asyncio.run(wait()) if inspect.isawaitable(value) else value
+
+def _exit_of(child: subprocess.Popen[bytes]) -> Exit:
+    """Return how a child ended, without reaping it where that is possible."""
+    if child.returncode is None and hasattr(os, "waitid"):
+        try:
+            status = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError as error:
+            child.poll()  # from here on its pid may be somebody else's
+            return Exit(error=error)
+        assert status is not None
+        return Exit(code=status.si_status if status.si_code == os.CLD_EXITED else -status.si_status)
+    return Exit(code=child.wait())
 
 
 def _taken_by(host: str, port: int) -> frozenset[int] | None:
@@ -609,11 +723,14 @@ def _taken_by(host: str, port: int) -> frozenset[int] | None:
     return listener_pids(port) or frozenset()
 
 
-def _launch_problem(error: OSError, program: str, cwd: str | None) -> str:
+def _launch_problem(error: OSError | ValueError, program: str, cwd: str | None) -> str:
     if cwd is not None and not os.path.isdir(cwd):
-        return f"its working directory {cwd!r} does not exist"
-    if isinstance(error, FileNotFoundError):
+        return f"its working directory {cwd!r} {'is not a folder' if os.path.exists(cwd) else 'does not exist'}"
+    is_about_program = isinstance(error, OSError) and error.filename == program
+    if isinstance(error, FileNotFoundError) and is_about_program:
+        if os.path.exists(program):
+            return f"program {program!r} is there, but not the interpreter that its first line names"
         return f"program {program!r} was not found. Install it, or give its full path"
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) and is_about_program:
         return f"program {program!r} may not be executed. Check its permissions"
     return f"program {program!r} could not be launched ({error})"

@@ -7,12 +7,18 @@ deadlines from outside, and leave waiting when cancelled; none decides what come
 from __future__ import annotations
 
 import asyncio
+import inspect
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from autostop_lab.services.handle import Endpoint, HealthResult, ServiceSlot
+from autostop_lab.origin import Origin
+from autostop_lab.reaper.session import current_session
+from autostop_lab.services.handle import Endpoint, HealthResult, ServiceHandle, ServiceSlot, current_hook
+from autostop_lab.services.service import ServiceContext, hook
+from autostop_lab.services.threads import HookError, HookThread, ServiceLoop, call_in_thread
 
 
 @dataclass(frozen=True)
@@ -102,15 +108,34 @@ class Runtime(ABC):
 
     @abstractmethod
     async def cleanup(self) -> None:
-        """Call its ``cleanup()``, however it ended."""
+        """Call its ``cleanup()``, however it ended, and remove its folder."""
 
     @abstractmethod
     def release(self) -> None:
-        """Let go of everything of ours that served it; does not wait."""
+        """Let go of everything of ours that served it; does not wait, and does not raise."""
 
     @abstractmethod
+    async def examine(self) -> dict[str, Any]:
+        """Look at it once and return details; raises `UnhealthyError`, or what its ``health_check()`` raised."""
+
     async def check_health(self) -> HealthResult:
         """Look at it once."""
+        began_s = time.monotonic()
+        details: dict[str, Any] = {}
+        error = None
+        try:
+            details = await self.examine()
+        except UnhealthyError as found:
+            error = str(found)
+        except Exception as raised:
+            error = describe_error(raised.cause if isinstance(raised, HookError) else raised)
+        return HealthResult(
+            state=self.slot.state,
+            is_healthy=error is None,
+            details=details,
+            latency_s=time.monotonic() - began_s,
+            error=self.slot.ring.mask(error) if error is not None else None,
+        )
 
     @property
     def has_health_check(self) -> bool:
@@ -124,7 +149,7 @@ class Runtime(ABC):
 
     def waiting_for(self) -> str:
         """Return in words what `launch` waits for now."""
-        return f"{self.phase}() did not return"
+        return f"{'its constructor' if self.phase == 'construct' else f'{self.phase}()'} did not return"
 
     def survivor(self) -> str:
         """Return what is left of it and where, for the receipt; "" if nothing is."""
@@ -146,14 +171,120 @@ class Runtime(ABC):
         return None
 
 
+class LocalRuntime(Runtime):
+    """One life beside the supervisor, in this process: what runtimes of objects and of programs share.
+
+    Parameters
+    ----------
+    slot : ServiceSlot
+        Whose life it is.
+    origin : Origin
+        Under whose cell output of its hooks appears.
+    find_service : callable
+        ``name -> ServiceHandle`` for what it depends on.
+    """
+
+    phase = "construct"
+
+    def __init__(self, slot: ServiceSlot, origin: Origin, find_service: Callable[[str], ServiceHandle]) -> None:
+        super().__init__(slot)
+        slot.ring.hide(slot.spec.secret_texts())
+        self.origin = origin
+        self.instance = current_session().new_instance(slot.name)
+        self.context = ServiceContext(slot.name, self.instance, slot.ring, find_service)
+        self.coroutines = ServiceLoop(origin, f"event loop of service {slot.name}")
+        self.service: Any = None
+        self._checker: HookThread | None = None
+        self._checking: asyncio.Future[Any] | None = None
+
+    def in_thread(self, function: Callable[[], Any], purpose: str) -> asyncio.Future[Any]:
+        """Call `function` in a daemon thread named for its `purpose`."""
+        return call_in_thread(function, origin=self.origin, name=f"{purpose} of service {self.slot.name}")
+
+    def call_hook(self, name: str) -> Any:
+        """Call a hook of the service, if there is one, and return its value."""
+        function = hook(self.service, name)
+        if function is None:
+            return None
+        token = current_hook.set(self.slot)
+        try:
+            return self.coroutines.finish(function())
+        finally:
+            current_hook.reset(token)
+
+    async def ask_health(self) -> Any:
+        """Return what its ``health_check()`` says; who asks while another waits for the answer gets the same one."""
+        check = hook(self.service, "health_check")
+        if inspect.iscoroutinefunction(check):
+            return await asyncio.wrap_future(self.coroutines.submit(check()))
+        if self._checking is None or self._checking.done():
+            self._checker = HookThread(self.origin, f"health check of service {self.slot.name}")
+            self._checking = self._checker.call(lambda: self.call_hook("health_check"))
+            self._checker.close()
+        return await asyncio.shield(self._checking)
+
+    @abstractmethod
+    def thread_for_cleanup(self) -> HookThread:
+        """Return a thread that is free to call ``cleanup()``."""
+
+    async def cleanup(self) -> None:
+        """Call its ``cleanup()``, however it ended, and remove its folder."""
+        self.phase = "cleanup"
+        try:
+            if self.service is not None and hook(self.service, "cleanup") is not None:
+                await self.thread_for_cleanup().call(lambda: self.call_hook("cleanup"))
+        except Exception:
+            await self._remove_folder()
+            raise
+        await self._remove_folder()
+
+    async def _remove_folder(self) -> None:
+        if self.instance.has_folder:
+            await self.in_thread(self.instance.remove, "folder")
+
+    def threads(self) -> list[HookThread]:
+        """Return the threads that call its code."""
+        return [self._checker] if self._checker is not None else []
+
+    def survivor(self) -> str:
+        """Return the names and stacks of threads that still run its code."""
+        busy = [thread for thread in self.threads() if thread.is_busy]
+        stacks = [thread.survivor() for thread in busy]
+        if busy:  # it may wait for a coroutine
+            stacks.append(self.coroutines.survivor())
+        return "\n".join(filter(None, stacks))
+
+    def release(self) -> None:
+        """Let go of its threads, loop and folder."""
+        self.endpoint = None
+        self.note_exit(Exit())
+        self.coroutines.close()
+        for thread in self.threads():
+            thread.close()
+        if self.instance.has_folder:  # its cleanup() was late
+            self.in_thread(self.instance.remove, "folder")
+
+
 def describe_error(error: BaseException) -> str:
     """Return an exception as one line."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
-def details_of(answer: Any) -> tuple[bool, dict[str, Any]]:
-    """Read what a ``health_check()`` returned: a dict of details is healthy, as is None and anything true."""
+class UnhealthyError(Exception):
+    """A look found a service unwell; the text says why."""
+
+
+def details_of(answer: Any) -> dict[str, Any]:
+    """Read what a ``health_check()`` returned: a dict of details is healthy, as is None and anything true.
+
+    Raises
+    ------
+    UnhealthyError
+        It was anything else.
+    """
     if isinstance(answer, dict):
-        return True, dict(answer)
-    return answer is None or bool(answer), {}
+        return dict(answer)
+    if answer is None or answer:
+        return {}
+    raise UnhealthyError(f"health_check() returned {answer!r}")

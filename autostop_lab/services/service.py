@@ -5,8 +5,11 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partialmethod, singledispatchmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,16 +48,25 @@ class ServiceContext:
         self.stopping = threading.Event()
         # Not registered with the logging module: it lives and dies with this life of the service.
         self.logger = logging.Logger(f"autostop_lab.service.{name}", logging.DEBUG)
-        self.logger.parent = logging.getLogger("autostop_lab.service")
-        self.logger.addHandler(RingHandler(ring))
+        self.logger.propagate = False
+        self.logger.addHandler(RingHandler(ring, logging.getLogger("autostop_lab.service")))
 
 
 def _no_services(name: str) -> ServiceHandle:
     raise UnknownServiceError(f"service {name!r} is not known here: this object was not started by us.", service=name)
 
 
-def _detached_context(cls: type) -> ServiceContext:
-    return ServiceContext(cls.__name__, current_session().new_instance(cls.__name__), LogRing(), _no_services)
+def _detached_context(service: Service) -> ServiceContext:
+    """Return the context of an object that somebody made by hand, in a unit test for instance."""
+    name = type(service).__name__
+    instance = current_session().new_instance(name)
+    weakref.finalize(service, _remove_quietly, instance)  # when it is collected, at the latest at exit
+    return ServiceContext(name, instance, LogRing(), _no_services)
+
+
+def _remove_quietly(instance: Instance) -> None:
+    with suppress(OSError):
+        instance.remove()
 
 
 class ServiceCalls:
@@ -130,16 +142,16 @@ class Service(ServiceCalls):
     There is no ``__init__`` here; what this class offers is there before yours runs.
     """
 
-    __context: ServiceContext | None = None
+    __autostop: ServiceContext | None = None
 
     def _autostop_attach(self, context: ServiceContext) -> None:
-        self.__context = context
+        self.__autostop = context
 
     @property
     def _autostop_context(self) -> ServiceContext:
-        if self.__context is None:
-            self.__context = _detached_context(type(self))
-        return self.__context
+        if self.__autostop is None:
+            self.__autostop = _detached_context(self)
+        return self.__autostop
 
     @property
     def stopping(self) -> threading.Event:
@@ -185,24 +197,28 @@ def construct(make: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         return made
     new = make.__new__
     service = new(make) if new is object.__new__ else new(make, *args, **kwargs)
-    service._autostop_attach(context)
-    make.__init__(service, *args, **kwargs)
+    if isinstance(service, Service):
+        service._autostop_attach(context)
+    if isinstance(service, make):  # as type.__call__ does it
+        make.__init__(service, *args, **kwargs)
     return service
 
 
 def hook(service: object, name: str) -> Callable[[], Any] | None:
     """Return a service's hook, or None where it has none (an attribute that is not callable is the user's)."""
+    if inspect.getattr_static(service, name, None) is None:  # a proxy that answers to every name has no hooks
+        return None
     found = getattr(service, name, None)
     return found if callable(found) else None
 
 
-def public_methods(cls: type, bases: tuple[type, ...]) -> dict[str, Callable[..., Any]]:
-    """Return what a handle of `cls` offers: its public methods, without hooks and without those of `bases`."""
-    ours = {name for base in bases for name in vars(base)} | set(HOOKS)
-    methods = {}
-    for name in dir(cls):
-        if not name.startswith("_") and name not in ours:
-            member = inspect.getattr_static(cls, name)
-            if isinstance(member, staticmethod | classmethod) or callable(member):
-                methods[name] = getattr(cls, name)
-    return methods
+def public_methods(cls: type, ours: type | None = None) -> dict[str, Callable[..., Any]]:
+    """Return what a handle of `cls` offers: its public methods, without hooks and without those of our class `ours`."""
+    theirs = [name for name in dir(cls) if not name.startswith("_") and name not in HOOKS and not hasattr(ours, name)]
+    return {name: getattr(cls, name) for name in theirs if _is_method(inspect.getattr_static(cls, name))}
+
+
+def _is_method(member: object) -> bool:
+    if isinstance(member, staticmethod | classmethod | partialmethod | singledispatchmethod):
+        return True
+    return callable(member) and not isinstance(member, type)

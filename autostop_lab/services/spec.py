@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import os
+import reprlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from autostop_lab.exceptions import ArgumentError, ConfigurationError
 from autostop_lab.services.command import Command
 from autostop_lab.services.handle import HANDLE_NAMES, ServiceHandle, ServiceMethod
+from autostop_lab.services.logs import SECRET_TEXT, mask
 from autostop_lab.services.policies import ServicePolicy
-from autostop_lab.services.service import HOOKS, Service, ServiceCalls, public_methods
+from autostop_lab.services.service import Service, public_methods
 
 #: Runtimes of Python services, and the options that each takes.
 RUNTIME_OPTIONS: Mapping[str, frozenset[str]] = {"thread": frozenset()}
-
-SECRET_TEXT = "***"
+#: A longer list among the arguments of a service is data, and is not searched for handles.
+LONGEST_LIST_OF_HANDLES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +48,10 @@ class ServiceSpec:
 
     name: str
     target: Callable[..., Any]
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    args: tuple[Any, ...] = field(default=(), repr=False)
+    kwargs: dict[str, Any] = field(default_factory=dict, repr=False)
     runtime: str = "thread"
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
     policy: ServicePolicy = field(default_factory=ServicePolicy)
     methods: dict[str, Callable[..., Any]] = field(default_factory=dict)
     methods_are_open: bool = False
@@ -64,15 +67,62 @@ class ServiceSpec:
         return self.runtime == "command"
 
     def shown_arguments(self) -> str:
-        """Return its arguments as a person may see them, without secrets."""
-        secret = self.policy.secret
-        named: dict[str, Any] = self.kwargs
+        """Return its arguments as a person may see them, on one line, without secrets."""
+        show, secret = _ShortRepr(self.secret_texts()).repr, self.policy.secret
+        named = self._named_arguments().items()
+        return ", ".join(f"{name}={SECRET_TEXT if name in secret else show(value)}" for name, value in named)
+
+    def _named_arguments(self) -> dict[str, Any]:
         try:
-            bound = inspect.signature(self.target).bind(*self.args, **self.kwargs)
-            named = dict(bound.arguments)
-        except (TypeError, ValueError):
-            named = {**{f"#{i}": value for i, value in enumerate(self.args)}, **self.kwargs}
-        return ", ".join(f"{key}={SECRET_TEXT if key in secret else repr(value)}" for key, value in named.items())
+            signature = inspect.signature(self.target)
+            bound = signature.bind(*self.args, **self.kwargs).arguments
+        except (TypeError, ValueError):  # a class written in C need not have a signature
+            return {**{f"#{i}": value for i, value in enumerate(self.args)}, **self.kwargs}
+        named: dict[str, Any] = {}
+        for name, value in bound.items():
+            is_rest = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+            named.update(value if is_rest else {name: value})
+        return named
+
+    def secret_texts(self, environment: Mapping[str, str] = os.environ) -> list[str]:
+        """Return what must not be shown, as texts: the secret arguments, and the secret part of an environment."""
+        named = self._named_arguments()
+        env = named.get("env") if self.is_command else None
+        sources = [named, environment, env if isinstance(env, Mapping) else {}]
+        return [text for name in self.policy.secret for source in sources for text in _texts_of(source.get(name))]
+
+
+class _ShortRepr(reprlib.Repr):
+    """Shows values within a line, without secrets, which are masked before anything is cut or quoted."""
+
+    def __init__(self, secrets: Collection[str]) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 60
+        self._secrets = secrets
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(mask(x, self._secrets), level)
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        try:
+            text = " ".join(mask(repr(x), self._secrets).split())
+        except Exception:
+            return f"<{type(x).__name__}>"
+        return text if len(text) <= self.maxother else text[: self.maxother] + "..."
+
+
+def _texts_of(value: object) -> Iterator[str]:
+    """Return the texts in a value that is secret."""
+    if isinstance(value, bytes):
+        yield value.decode(errors="replace")
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts_of(item)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from _texts_of(item)
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield str(value)
 
 
 def check_name(kind: str, name: object) -> str:
@@ -115,24 +165,42 @@ def spec_of_class(
         raise ConfigurationError(
             f"service {name!r} is a Command and takes no runtime: its program runs beside the supervisor."
         )
-    _check_arguments(name, service_class, args, kwargs)
-    methods = public_methods(service_class, (Command,) if is_command else (Service, ServiceCalls))
-    _check_method_names(name, service_class, methods, is_command=is_command)
-    spec = ServiceSpec(
+    _check_arguments(name, service_class, args, kwargs, secret=policy.secret)
+    methods = public_methods(service_class, _our_base(service_class))
+    _check_method_names(name, service_class, methods)
+    _check_hooks(name, service_class, policy)
+    if issubclass(service_class, Command):
+        _check_command(name, service_class, args, kwargs)
+    chosen = "command" if is_command else _checked_runtime(name, default_runtime if runtime is None else runtime)
+    return ServiceSpec(
         name=name,
         target=service_class,
         args=args,
         kwargs=kwargs,
-        runtime="command" if is_command else runtime or default_runtime,
-        options=dict(options or {}),
-        policy=policy.with_dependencies(_handles_in(args, kwargs)),
+        runtime=chosen,
+        options=_checked_options(name, chosen, options),
+        policy=policy.with_dependencies(_handles_in((*args, *kwargs.values()))),
         methods=methods,
     )
-    _check_options(spec)
-    _check_policy(spec, service_class)
-    if is_command:
-        service_class(*args, **kwargs)._autostop_check(name)
-    return spec
+
+
+def _check_hooks(name: str, service_class: type, policy: ServicePolicy) -> None:
+    """Refuse a policy that asks for a hook which the class does not define."""
+    kind, is_command = service_class.__name__, issubclass(service_class, Command)
+    if is_command and policy.idle_timeout_s is not None and not hasattr(service_class, "is_idle"):
+        raise ConfigurationError(
+            f"service {name!r}: idle_timeout_s={policy.idle_timeout_s:g}, but {kind} is a Command and its clients "
+            "need not come through the handle. Define is_idle() in it, or give it "
+            "policy=ServicePolicy(idle_timeout_s=None)."
+        )
+    if policy.cron is not None and not is_command and not callable(getattr(service_class, "run", None)):
+        raise ConfigurationError(
+            f"service {name!r}: it has a schedule (cron), but {kind} has no run() to call by it. Define run()."
+        )
+
+
+def _our_base(cls: type) -> type | None:
+    return next((base for base in (Command, Service) if issubclass(cls, base)), None)
 
 
 def spec_of_factory(
@@ -148,51 +216,46 @@ def spec_of_factory(
     check_name("service", name)
     if not callable(factory):
         raise ConfigurationError(f"service {name!r}: the factory {factory!r} cannot be called.")
-    _check_arguments(name, factory, (), {})
-    spec = ServiceSpec(
+    _check_arguments(name, factory, (), {}, secret=policy.secret)
+    chosen = _checked_runtime(name, default_runtime if runtime is None else runtime)
+    return ServiceSpec(
         name=name,
         target=factory,
-        runtime=runtime or default_runtime,
-        options=dict(options or {}),
+        runtime=chosen,
+        options=_checked_options(name, chosen, options),
         policy=policy,
         methods_are_open=True,
     )
-    _check_options(spec)
-    return spec
 
 
-def _check_policy(spec: ServiceSpec, service_class: type) -> None:
-    """Refuse a policy that asks for a hook which the class does not define."""
-    kind, policy = service_class.__name__, spec.policy
-    if spec.is_command and policy.idle_timeout_s is not None and not hasattr(service_class, "is_idle"):
-        raise ConfigurationError(
-            f"service {spec.name!r}: idle_timeout_s={policy.idle_timeout_s:g}, but {kind} is a Command and its clients "
-            "need not come through the handle. Define is_idle() in it, or give it "
-            "policy=ServicePolicy(idle_timeout_s=None)."
-        )
-    if policy.cron is not None and not spec.is_command and not callable(getattr(service_class, "run", None)):
-        raise ConfigurationError(
-            f"service {spec.name!r}: it has a schedule (cron), but {kind} has no run() to call by it. Define run()."
-        )
-
-
-def _check_options(spec: ServiceSpec) -> None:
-    if spec.is_command:
-        known: frozenset[str] = frozenset()
-    elif spec.runtime in RUNTIME_OPTIONS:
-        known = RUNTIME_OPTIONS[spec.runtime]
-    else:
+def _checked_runtime(name: str, runtime: object) -> str:
+    if not isinstance(runtime, str) or runtime not in RUNTIME_OPTIONS:
         choices = ", ".join(map(repr, RUNTIME_OPTIONS))
-        raise ConfigurationError(f"service {spec.name!r}: there is no runtime {spec.runtime!r}; choose from {choices}.")
-    for key in spec.options:
+        raise ConfigurationError(f"service {name!r}: there is no runtime {runtime!r}; choose from {choices}.")
+    return runtime
+
+
+def _checked_options(name: str, runtime: str, options: object) -> dict[str, Any]:
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigurationError(f"service {name!r}: runtime_options={options!r} must be a dict.")
+    known = RUNTIME_OPTIONS.get(runtime, frozenset())
+    for key in options or ():
         if key not in known:
             takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
             raise ConfigurationError(
-                f"service {spec.name!r}: runtime {spec.runtime!r} has no option {key!r} in runtime_options; {takes}."
+                f"service {name!r}: runtime {runtime!r} has no option {key!r} in runtime_options; {takes}."
             )
+    return dict(options or {})
 
 
-def _check_arguments(name: str, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _check_arguments(
+    name: str,
+    target: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    secret: Collection[str],
+) -> None:
     if isinstance(target, type) and not any({"__init__", "__new__"} & vars(cls).keys() for cls in target.__mro__[:-1]):
         if args or kwargs:
             raise ArgumentError(f"service {name!r}: {target.__name__} takes no arguments, since it has no __init__.")
@@ -204,11 +267,17 @@ def _check_arguments(name: str, target: Callable[..., Any], args: tuple[Any, ...
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        wanted = f"{getattr(target, '__name__', target)}{signature}"
+        shown = signature.replace(
+            parameters=[
+                p.replace(default=SECRET_TEXT) if p.name in secret and p.default is not p.empty else p
+                for p in signature.parameters.values()
+            ]
+        )
+        wanted = f"{getattr(target, '__name__', target)}{shown}"
         raise ArgumentError(f"service {name!r}: {wanted} does not take these arguments: {error}.") from None
 
 
-def _check_method_names(name: str, service_class: type, methods: Mapping[str, object], *, is_command: bool) -> None:
+def _check_method_names(name: str, service_class: type, methods: Mapping[str, object]) -> None:
     for method in methods:
         if method in HANDLE_NAMES:
             raise ConfigurationError(
@@ -216,21 +285,34 @@ def _check_method_names(name: str, service_class: type, methods: Mapping[str, ob
                 f"has, so handle.{method} could not reach it. Rename it, or register the class with "
                 f"register_service_factory() and reach it by handle.call({method!r}, ...)."
             )
-    if is_command:
-        for taken in ("start", "run", "stop"):
-            if taken in HOOKS and hasattr(service_class, taken):
-                raise ConfigurationError(
-                    f"service {name!r}: {service_class.__name__} is a Command and defines {taken}(), which nobody "
-                    "would call: argv starts the program; use ready=CallReady(...) for work once it is up, and "
-                    "stop_argv or stop_signal to end it."
-                )
 
 
-def _handles_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    names = []
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, ServiceHandle):
-            names.append(value.name)
-        elif isinstance(value, ServiceMethod):
-            names.append(value.handle.name)
-    return names
+def _check_command(name: str, command: type[Command], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    for hook in ("start", "run", "stop"):
+        if hasattr(command, hook):
+            raise ConfigurationError(
+                f"service {name!r}: {command.__name__} is a Command and defines {hook}(), which nobody would call: "
+                "argv starts the program; use ready=CallReady(...) for work once it is up, and stop_argv or "
+                "stop_signal to end it."
+            )
+    for chosen in ("port", "ports"):
+        if not isinstance(inspect.getattr_static(command, chosen), property):
+            raise ConfigurationError(
+                f"service {name!r}: {command.__name__} sets {chosen!r}, which is chosen anew for each start. Write "
+                "{port} or {port:NAME} in argv; a fixed number is written in argv and in ready=TcpReady(number)."
+            )
+    if command.__init__ is Command.__init__:  # one of the user's runs only when the service is started
+        command(*args, **kwargs)._autostop_check(name)
+
+
+def _handles_in(arguments: Iterable[object]) -> Iterator[str]:
+    """Return the names of the services whose handles are arguments, or in a list or dict that is one."""
+    for argument in arguments:
+        values: Iterable[object] = (argument,)
+        if isinstance(argument, list | tuple | set | frozenset | dict) and len(argument) <= LONGEST_LIST_OF_HANDLES:
+            values = argument.values() if isinstance(argument, dict) else argument
+        for value in values:
+            if isinstance(value, ServiceHandle):
+                yield value.name
+            elif isinstance(value, ServiceMethod):
+                yield value.handle.name

@@ -2,61 +2,86 @@
 
 One look proves nothing: a child forked after the list of processes was read is invisible to it. So a tree counts
 as gone after three empty looks in a row. All trees that are being ended are looked for in the same pass, by one
-thread that lives as long as there is something to end.
+thread that lives as long as there is something to look for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from autostop_lab.origin import thread_name
 from autostop_lab.reaper.processes import Process, find_owned, is_alive, send_signal
+from autostop_lab.services.threads import post
+
+logger = logging.getLogger("autostop_lab.services")
 
 #: Empty looks in a row before a tree counts as gone.
 LOOKS_NEEDED = 3
-#: Pause in seconds between looks that confirm emptiness, and between looks that wait for something to end.
+#: Pause between looks that confirm emptiness, and between looks that wait for something to end, in seconds.
 CONFIRM_PAUSE_S = 0.003
 WAIT_PAUSE_S = 0.02
+#: A pause is at least so many times as long as the look before it: on a machine with many processes, waiting for
+#: something to end must not take a whole processor.
+PAUSE_PER_LOOK = 4
 
 
 @dataclass(eq=False)
 class Tree:
-    """The processes of one instance, on their way out.
+    """The processes of one instance.
 
     Attributes
     ----------
     instance_id : str
         The id that they carry.
     leader : Process
-        The program itself, not reaped by us, so that its session number is still its own.
+        The program itself.
     grace_until : float
         Monotonic time in seconds: until then they are only asked to end.
+    is_pinned : bool
+        Whether the leader is not reaped, so that its session's number is still its own.
+    known : set of Process
+        Who was there at the last look: they stay ours when their parent dies or they leave the session.
     asked, killed : set of Process
         Who was sent TERM, and who was sent KILL.
+    left : list of Process
+        Who was there at the last look, the leader aside.
     """
 
     instance_id: str
     leader: Process
-    grace_until: float
+    grace_until: float = float("inf")
+    is_pinned: bool = True
+    known: set[Process] = field(default_factory=set)
     asked: set[Process] = field(default_factory=set)
     killed: set[Process] = field(default_factory=set)
     left: list[Process] = field(default_factory=list)
     empty_looks: int = 0
 
-    def see(self, found: list[Process], now: float) -> list[tuple[Process, int]]:
-        """Take in what one look found and return the signals to send."""
-        self.left = found
-        self.empty_looks = 0 if found else self.empty_looks + 1
+    def see(self, found: set[Process]) -> None:
+        """Take in what one look found."""
+        self.known = found
+        self.left = sorted(found - {self.leader}, key=lambda process: process.pid)
+        self.empty_looks = 0 if self.left else self.empty_looks + 1
+
+    def signals(self, now: float) -> list[tuple[Process, int]]:
+        """Return the signals to send to those that are left."""
         if now < self.grace_until:
-            new = [process for process in found if process not in self.asked]
+            new = [process for process in self.left if process not in self.asked]
             self.asked.update(new)
             return [(process, number) for process in new for number in (signal.SIGTERM, signal.SIGCONT)]
-        self.killed.update(found)
-        return [(process, signal.SIGKILL) for process in found]
+        self.killed.update(self.left)
+        return [(process, signal.SIGKILL) for process in self.left]
+
+    def note_group_asked(self) -> None:
+        """Note that the leader's process group was sent a polite signal: a second one may mean "at once"."""
+        self.asked.update(process for process in self.left if process.group == self.leader.pid)
 
     @property
     def is_gone(self) -> bool:
@@ -64,69 +89,102 @@ class Tree:
         return self.empty_looks >= LOOKS_NEEDED
 
 
+@dataclass(eq=False)
+class _Order:
+    """What somebody waits for: one look at a tree, or its end."""
+
+    tree: Tree
+    is_end: bool
+    report: Callable[[], None]
+
+
 class Sweeper:
-    """Ends trees until they are gone; safe to use from many event loops and threads."""
+    """Looks at trees and ends them; safe to use from many event loops and threads."""
 
     def __init__(self) -> None:
-        self._trees: dict[Tree, tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = {}
+        self.pid = os.getpid()
+        self._orders: list[_Order] = []
         self._lock = threading.Lock()
+        self._news = threading.Event()
         self._is_working = False
 
+    async def look(self, tree: Tree) -> None:
+        """Return when who belongs to `tree` now is known; sends no signal. Cancelling gives it up."""
+        await self._carry_out(tree, is_end=False)
+
     async def end(self, tree: Tree) -> None:
-        """Return when `tree` is gone; cancelling gives it up."""
+        """Return when `tree` is gone. Cancelling gives it up."""
+        await self._carry_out(tree, is_end=True)
+
+    async def _carry_out(self, tree: Tree, *, is_end: bool) -> None:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
+        tree.empty_looks = 0
+        order = _Order(tree, is_end, lambda: post(loop, done, None, None))
         with self._lock:
-            self._trees[tree] = (loop, done)
+            self._orders.append(order)
+            self._news.set()
             if not self._is_working:
-                self._is_working = True
                 threading.Thread(target=self._work, name=thread_name("sweep"), daemon=True).start()
+                self._is_working = True
         try:
             await done
         finally:
-            with self._lock:
-                self._trees.pop(tree, None)
+            self._drop(order)
+
+    def _drop(self, order: _Order) -> None:
+        with self._lock:
+            if order in self._orders:
+                self._orders.remove(order)
 
     def _work(self) -> None:
+        has_failed = False
         while True:
             with self._lock:
-                trees = dict(self._trees)
-                if not trees:
+                orders = list(self._orders)
+                self._news.clear()
+                if not orders:
                     self._is_working = False
                     return
-            self._look(trees)
-            waits = any(tree.left for tree in trees)
-            time.sleep(WAIT_PAUSE_S if waits else CONFIRM_PAUSE_S)
+            began = time.monotonic()
+            try:
+                self._look(orders)
+            except Exception:  # no descriptor left, say: what cannot be seen is not gone
+                if not has_failed:
+                    logger.warning("looking for processes of services failed and is tried again", exc_info=True)
+                has_failed = True
+            took_s = time.monotonic() - began
+            is_waiting = any(order.tree.left for order in orders)
+            self._news.wait(max(WAIT_PAUSE_S, took_s * PAUSE_PER_LOOK) if is_waiting else CONFIRM_PAUSE_S)
 
-    def _look(self, trees: dict[Tree, tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]) -> None:
+    def _look(self, orders: list[_Order]) -> None:
+        trees = [order.tree for order in orders]
         found = find_owned(
             frozenset(tree.instance_id for tree in trees),
-            since=min((tree.leader.started for tree in trees), key=_order),
-            sessions=frozenset(tree.leader.session for tree in trees if tree.leader.session),
+            since=min((tree.leader.started for tree in trees), key=int),
+            # Only of a leader; else this would be the session that we live in ourselves.
+            sessions=frozenset(t.leader.pid for t in trees if t.is_pinned and t.leader.session == t.leader.pid),
         )
         now = time.monotonic()
-        for tree, (loop, done) in trees.items():
-            members = {*found.get(tree.instance_id, ()), *found.get(str(tree.leader.session), ())} - {tree.leader}
-            for process, number in tree.see(list(members), now):
-                send_signal(process, number)
-            if tree.is_gone:
-                with self._lock:
-                    self._trees.pop(tree, None)
-                loop.call_soon_threadsafe(_resolve, done)
+        for order in orders:
+            tree = order.tree
+            members = {*found.get(tree.instance_id, ()), *found.get(str(tree.leader.pid), ())}
+            members.update(process for process in tree.known - members if is_alive(process))
+            tree.see(members)
+            if order.is_end:
+                for process, number in tree.signals(now):
+                    send_signal(process, number)
+            if tree.is_gone or not order.is_end:
+                self._drop(order)
+                order.report()
 
 
-def _order(started: str) -> tuple[int, str]:
-    return (int(started), "") if started.isdigit() else (0, started)
+_current = Sweeper()
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def alive(processes: set[Process]) -> list[Process]:
-    """Return those of `processes` that still run."""
-    return [process for process in processes if is_alive(process)]
-
-
-sweeper = Sweeper()
+def sweeper() -> Sweeper:
+    """Return this process's sweeper; a forked child gets one of its own."""
+    global _current
+    if _current.pid != os.getpid():
+        _current = Sweeper()
+    return _current

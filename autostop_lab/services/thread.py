@@ -13,15 +13,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from typing import Any
 
-from autostop_lab.exceptions import ServiceCrashedError, ServiceUnavailableError
+from autostop_lab.exceptions import ServiceUnavailableError
 from autostop_lab.origin import Origin
-from autostop_lab.reaper.session import current_session
-from autostop_lab.services.gate import CallGate, carrying_turns
-from autostop_lab.services.handle import EndpointClosedError, HealthResult, ServiceHandle, ServiceSlot, current_hook
-from autostop_lab.services.logs import SHOWN_LOG_LINES
-from autostop_lab.services.runtime import Exit, Runtime, describe_error, details_of
-from autostop_lab.services.service import HOOKS, ServiceContext, construct, hook
-from autostop_lab.services.threads import HookError, HookThread, ServiceLoop, call_in_thread
+from autostop_lab.services.gate import CallGate, NoTurnError
+from autostop_lab.services.handle import EndpointClosedError, ServiceHandle, ServiceSlot
+from autostop_lab.services.runtime import Exit, LocalRuntime, details_of
+from autostop_lab.services.service import Service, construct, hook, public_methods
+from autostop_lab.services.threads import HookError, HookThread, ServiceLoop
 
 #: How long threads get to end that were asked and are late, in seconds.
 LAST_MOMENT_S = 0.1
@@ -30,85 +28,54 @@ LAST_MOMENT_S = 0.1
 class ObjectEndpoint:
     """Calls the methods of an object in this process, within its limit of concurrent calls."""
 
-    def __init__(self, service: object, slot: ServiceSlot, gate: CallGate, loop: ServiceLoop) -> None:
+    def __init__(self, service: object, slot: ServiceSlot, gate: CallGate, coroutines: ServiceLoop) -> None:
         self.host: str | None = None
         self.port: int | None = None
         self.ports: dict[str, int] = {}
         self._service = service
         self._slot = slot
         self._gate = gate
-        self._loop = loop
+        self._coroutines = coroutines
+        self._methods = public_methods(type(service), Service if isinstance(service, Service) else None)
 
     def methods(self) -> Iterable[str]:
         """Return the names of its public methods."""
-        return [
-            name
-            for name in dir(type(self._service))
-            if not name.startswith("_") and name not in HOOKS and callable(getattr(self._service, name, None))
-        ]
+        return self._methods
 
     def bind(self, method: str) -> Callable[..., Any]:
         """Return the function that calls `method`, waiting for its turn."""
-        function = getattr(self._service, method)
-        gate, slot = self._gate, self._slot
-        acquire, release, wait_turn = gate.turn.acquire, gate.turn.release, gate.wait_turn
-        timeout_s = slot.spec.policy.call_timeout_s
+        if method not in self._methods and not self._answers_to(method):
+            raise self._slot.no_method(method)
+        call = self._gate.guard(getattr(self._service, method), finish=self._finish, refuse=self._refusal)
+        return call if self._slot.spec.policy.idle_timeout_s is None else self._gate.noting_use(call)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            is_held = acquire(False) or wait_turn(timeout_s)
-            try:
-                if gate.is_closed:
-                    raise EndpointClosedError
-                if is_held is None:
-                    raise self._refusal(method, timeout_s)
-                return function(*args, **kwargs)
-            finally:
-                if is_held:
-                    release()
+    def _answers_to(self, method: str) -> bool:
+        """Return whether the object itself has a method that its class does not have, as a proxy does."""
+        own = inspect.getattr_static(self._service, method, None)
+        return not isinstance(own, property) and callable(getattr(self._service, method, None))
 
-        if slot.spec.policy.idle_timeout_s is not None:
-            call = gate.noting_use(call)
-        if not inspect.iscoroutinefunction(function):
-            return call
-        finish = self._loop.finish
+    def _finish(self, coroutine: Any) -> Any:
+        try:
+            return self._coroutines.finish(coroutine)
+        except CancelledError:
+            if self._gate.is_closed:
+                raise self._slot.died_with_call() from None
+            raise
 
-        def call_async(*args: Any, **kwargs: Any) -> Any:
-            is_held = acquire(False) or wait_turn(timeout_s)
-            try:
-                if gate.is_closed:
-                    raise EndpointClosedError
-                if is_held is None:
-                    raise self._refusal(method, timeout_s)
-                with carrying_turns(frozenset({gate})):
-                    return finish(function(*args, **kwargs))
-            except CancelledError:
-                raise self._crash(method) from None
-            finally:
-                if is_held:
-                    release()
-
-        return gate.noting_use(call_async) if slot.spec.policy.idle_timeout_s is not None else call_async
-
-    def _crash(self, method: str) -> ServiceCrashedError:
-        lines = self._slot.ring.texts(SHOWN_LOG_LINES)
-        return ServiceCrashedError(
-            f"service {self._slot.name!r} ended while {method}() was inside: it is {self._slot.state}"
-            f"{': ' + self._slot.reason if self._slot.reason else ''}. Read its lines with handle.logs().",
-            service=self._slot.name,
-            phase="call",
-            log_lines=lines,
-        )
-
-    def _refusal(self, method: str, timeout_s: float) -> ServiceUnavailableError:
+    def _refusal(self, reason: NoTurnError) -> Exception:
+        if reason.is_closed:
+            return EndpointClosedError()
+        if reason.is_given_up:
+            return self._slot.too_late()
         return ServiceUnavailableError(
-            f"service {self._slot.name!r}: {method}() had no turn within {timeout_s:g} s, since other calls "
-            f"take theirs. Raise call_timeout_s, or max_concurrent_calls if the service is thread-safe.",
+            f"service {self._slot.name!r}: the call had no turn within {self._gate.timeout_s:g} s, since other calls "
+            "take theirs. Raise call_timeout_s, or max_concurrent_calls if the service is thread-safe.",
             service=self._slot.name,
             phase="call",
         )
 
 
-class ThreadRuntime(Runtime):
+class ThreadRuntime(LocalRuntime):
     """One life of a Python object in this process.
 
     Parameters
@@ -121,35 +88,27 @@ class ThreadRuntime(Runtime):
         ``name -> ServiceHandle`` for what it depends on.
     """
 
-    phase = "construct"
-
     def __init__(self, slot: ServiceSlot, origin: Origin, find_service: Callable[[str], ServiceHandle]) -> None:
-        super().__init__(slot)
-        self._origin = origin
-        self._instance = current_session().new_instance(slot.name)
-        self._context = ServiceContext(slot.name, self._instance, slot.ring, find_service)
-        self._gate = CallGate(slot.spec.policy.max_concurrent_calls)
-        self._loop = ServiceLoop(origin, f"event loop of service {slot.name}")
-        self._service: object = None
-        self._is_made = False
+        super().__init__(slot, origin, find_service)
+        policy = slot.spec.policy
+        self._gate = CallGate(policy.max_concurrent_calls, policy.call_timeout_s)
         self._hooks = HookThread(origin, f"service {slot.name}")
         self._spare: HookThread | None = None
         self._runner: HookThread | None = None
         self._starting: asyncio.Future[Any] | None = None
         self._running: asyncio.Future[Any] | None = None
-        self._checking: asyncio.Future[Any] | None = None
 
     async def launch(self) -> None:
         """Make the object and call its ``start()``; begin its ``run()`` if it has one."""
         self._starting = self._hooks.call(self._begin)
         await asyncio.shield(self._starting)
-        if self.slot.spec.policy.cron is None and hook(self._service, "run") is not None:
+        if self.slot.spec.policy.cron is None and hook(self.service, "run") is not None:
             self._begin_run().add_done_callback(self._note_run_end)
-        self.endpoint = ObjectEndpoint(self._service, self.slot, self._gate, self._loop)
+        self.endpoint = ObjectEndpoint(self.service, self.slot, self._gate, self.coroutines)
 
     def _begin_run(self) -> asyncio.Future[Any]:
-        self._runner = HookThread(self._origin, f"run of service {self.slot.name}")
-        self._running = self._runner.call(lambda: self._call_hook("run"))
+        self._runner = HookThread(self.origin, f"run of service {self.slot.name}")
+        self._running = self._runner.call(lambda: self.call_hook("run"))
         self._runner.close()
         return self._running
 
@@ -161,30 +120,19 @@ class ThreadRuntime(Runtime):
         """Return for how long no call has been inside; 0 while one is, or while its ``is_idle()`` says no."""
         if not self._gate.wait_empty(0):
             return 0.0
-        is_idle = hook(self._service, "is_idle")
-        if is_idle is not None:
-            name = f"idleness of service {self.slot.name}"
-            answer = await call_in_thread(lambda: self._loop.finish(is_idle()), origin=self._origin, name=name)
-            if not answer:
-                self._gate.last_left_s = time.monotonic()
+        asks = hook(self.service, "is_idle") is not None
+        if asks and not await self.in_thread(lambda: self.call_hook("is_idle"), "idleness"):
+            self._gate.last_left_s = time.monotonic()
         return time.monotonic() - self._gate.last_left_s
 
     def _begin(self) -> None:
         spec = self.slot.spec
-        self._service = construct(spec.target, spec.args, spec.kwargs, self._context)
-        self._is_made = True
+        made = self.coroutines.finish(construct(spec.target, spec.args, spec.kwargs, self.context))
+        if made is None:
+            raise TypeError(f"{spec.kind}() returned None in place of the service")
+        self.service = made
         self.phase = "start"
-        self._call_hook("start")
-
-    def _call_hook(self, name: str) -> Any:
-        function = hook(self._service, name) if self._is_made else None
-        if function is None:
-            return None
-        token = current_hook.set(self.slot)
-        try:
-            return self._loop.finish(function())
-        finally:
-            current_hook.reset(token)
+        self.call_hook("start")
 
     def _note_run_end(self, running: asyncio.Future[Any]) -> None:
         if not running.cancelled():
@@ -194,16 +142,19 @@ class ThreadRuntime(Runtime):
     async def stop(self) -> None:
         """Refuse new calls, let those inside finish within half of the grace period, call ``stop()``."""
         self.phase = "stop"
-        self._context.stopping.set()
+        self.context.stopping.set()
         self._gate.close()
         patience_s = self.slot.spec.policy.stop_timeout_s / 2
         if self._starting is not None and not self._starting.done():
             await asyncio.wait({self._starting}, timeout=patience_s)
-        error: BaseException | None = None
-        try:
-            await self._free_thread().call(lambda: self._stop_in_thread(patience_s))
-        except Exception as raised:
-            error = raised
+            self.coroutines.cancel()
+            await asyncio.wait({self._starting}, timeout=LAST_MOMENT_S)
+        error: Exception | None = None
+        if self.service is not None:
+            try:
+                await self._free_thread().call(lambda: self._stop_in_thread(patience_s))
+            except Exception as raised:
+                error = raised
         if self._running is not None:
             await asyncio.wait({self._running})
         if error is not None:
@@ -211,95 +162,54 @@ class ThreadRuntime(Runtime):
 
     def _stop_in_thread(self, patience_s: float) -> None:
         self._gate.wait_empty(patience_s)
-        self._call_hook("stop")
+        self.call_hook("stop")
 
     def _free_thread(self) -> HookThread:
         if not self._hooks.is_busy:
             return self._hooks
         if self._spare is None or self._spare.is_busy:
-            self._spare = HookThread(self._origin, f"cleanup of service {self.slot.name}")
+            self._spare = HookThread(self.origin, f"cleanup of service {self.slot.name}")
         return self._spare
+
+    thread_for_cleanup = _free_thread
 
     async def kill(self) -> None:
         """Cancel its coroutines; nothing here can end its threads, so they get one last moment."""
-        self._context.stopping.set()
+        self.context.stopping.set()
         self._gate.close()
-        self._loop.cancel()
+        self.coroutines.cancel()
         deadline = time.monotonic() + LAST_MOMENT_S
-        while any(thread.is_busy for thread in self._threads()) and time.monotonic() < deadline:
+        while any(thread.is_busy for thread in self.threads()) and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
 
     async def settle(self) -> None:
         """Refuse further calls: what ended is an object, and nothing of it runs on."""
-        self._context.stopping.set()
+        self.context.stopping.set()
         self._gate.close()
 
-    def _threads(self) -> list[HookThread]:
-        return [thread for thread in (self._hooks, self._runner, self._spare) if thread is not None]
-
-    async def cleanup(self) -> None:
-        """Call ``cleanup()``, if there is an object that has one."""
-        self.phase = "cleanup"
-        if not self._is_made or hook(self._service, "cleanup") is None:
-            return
-        await self._free_thread().call(lambda: self._call_hook("cleanup"))
-
-    def release(self) -> None:
-        """Let go of its threads, loop and folder."""
-        self.endpoint = None
-        self.note_exit(Exit())
-        self._loop.close()
-        for thread in self._threads():
-            thread.close()
-        self._instance.remove()
+    def threads(self) -> list[HookThread]:
+        """Return the threads that call its code."""
+        mine = (self._hooks, self._runner, self._spare)
+        return [*super().threads(), *(thread for thread in mine if thread is not None)]
 
     @property
     def has_health_check(self) -> bool:
         """Whether it has a ``health_check()``."""
-        return hook(self._service, "health_check") is not None
+        return hook(self.service, "health_check") is not None
 
     @property
     def health_function(self) -> Callable[[], Any] | None:
         """Its ``health_check()``, unless that is a coroutine function."""
-        check = hook(self._service, "health_check")
+        check = hook(self.service, "health_check")
         if check is None or inspect.iscoroutinefunction(check):
             return None
-        return lambda: self._origin.run(lambda: self._loop.finish(check()))
+        return lambda: self.origin.run(lambda: self.call_hook("health_check"))
 
-    async def _call_health_check(self, check: Callable[[], Any]) -> Any:
-        """Call ``health_check()``: a coroutine in the service's event loop, a function in a thread of its own.
+    async def examine(self) -> dict[str, Any]:
+        """Call its ``health_check()`` in a thread of its own: a hung one blocks nobody."""
+        return details_of(await self.ask_health()) if hook(self.service, "health_check") is not None else {}
 
-        A function that still hangs is not called again, but waited for.
-        """
-        if inspect.iscoroutinefunction(check):
-            return await asyncio.wrap_future(self._loop.submit(check()))
-        if self._checking is None or self._checking.done():
-            name = f"health check of service {self.slot.name}"
-            self._checking = call_in_thread(lambda: self._loop.finish(check()), origin=self._origin, name=name)
-        return await asyncio.shield(self._checking)
-
-    async def check_health(self) -> HealthResult:
-        """Call its ``health_check()`` where a hung one blocks nobody."""
-        began = time.monotonic()
-        healthy, error = True, None
-        details: dict[str, Any] = {}
-        check = hook(self._service, "health_check")
-        if check is not None:
-            try:
-                answer = await self._call_health_check(check)
-                healthy, details = details_of(answer)
-                error = None if healthy else f"health_check() returned {answer!r}"
-            except Exception as raised:
-                healthy, error = False, describe_error(raised)
-        return HealthResult(
-            state=self.slot.state,
-            is_healthy=healthy,
-            details=details,
-            latency_s=time.monotonic() - began,
-            error=error,
-        )
-
-    def survivor(self) -> str:
-        """Return the names and stacks of threads that still run its code."""
-        busy = [thread for thread in self._threads() if thread.is_busy]
-        return "\n".join(thread.survivor() for thread in busy)
+    def release(self) -> None:
+        """Let go of its threads, loop and folder."""
+        self.note_exit(Exit())
+        super().release()

@@ -23,16 +23,17 @@ def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | Non
             future.set_exception(error)
 
 
-def _mark_retrieved(future: asyncio.Future[Any]) -> None:
+def mark_retrieved(future: asyncio.Future[Any]) -> None:
+    """Take note of a future's exception, so that nobody is told later that nobody did."""
     # A hook that fails after its supervisor has given it up is in the receipt already.
     if not future.cancelled():
         future.exception()
 
 
 class HookError(Exception):
-    """Carries a BaseException of user code (SystemExit, KeyboardInterrupt) through the event loop as `cause`.
+    """Carries through an event loop, as `cause`, what user code raised and the loop would choke on.
 
-    An event loop would end on the bare one.
+    It would end on a SystemExit or KeyboardInterrupt, and takes no StopIteration.
     """
 
     def __init__(self, cause: BaseException) -> None:
@@ -67,7 +68,7 @@ class HookThread:
     def call(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
         """Call `function` in the thread after what was given before; the future has its value or `HookError`."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        future.add_done_callback(_mark_retrieved)
+        future.add_done_callback(mark_retrieved)
         self._given += 1
         self._calls.put((function, future))
         return future
@@ -79,9 +80,12 @@ class HookThread:
     def _work(self) -> None:
         while (item := self._calls.get()) is not None:
             function, future = item
-            result, error = None, None
+            result: Any = None
+            error: Exception | None = None
             try:
                 result = function()
+            except StopIteration as raised:
+                error = HookError(raised)
             except Exception as raised:
                 error = raised
             except BaseException as raised:
@@ -121,21 +125,70 @@ def stack_of(thread: threading.Thread) -> str:
 
 
 class ServiceLoop:
-    """An event loop of a service's own, for its async hooks and methods; its thread starts with the first of them."""
+    """An event loop of a service's own, for its async hooks and methods; its thread starts with the first of them.
+
+    Parameters
+    ----------
+    origin : Origin
+        Under whose cell its output appears.
+    name : str
+        What it is for.
+    """
+
+    #: How long cancelled coroutines may take to end when the loop is closed, in seconds.
+    CLOSING_S = 1.0
 
     def __init__(self, origin: Origin, name: str) -> None:
         self._origin = origin
         self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._running: set[Future[Any]] = set()
+        self._is_closed = False
         self._lock = threading.Lock()
-        self.thread: threading.Thread | None = None
 
-    def _running(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
+    def finish(self, value: Any) -> Any:
+        """Return `value`, awaited in this loop if it is a coroutine; blocks the calling thread.
+
+        Raises
+        ------
+        concurrent.futures.CancelledError
+            The service ended first.
+        RuntimeError
+            This is the loop's own thread, which cannot wait for itself.
+        """
+        if not isinstance(value, Coroutine):
+            return value
+        if threading.current_thread() is self._thread:
+            value.close()
+            raise RuntimeError(
+                "an async method of a service was called from the service's own event loop without await; "
+                "await self.method(...) there."
+            )
+        future = self.submit(value)
+        try:
+            return future.result()
+        except HookError as error:
+            raise error.cause from None
+        except KeyboardInterrupt:  # of who waits
+            future.cancel()
+            raise
+
+    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
+        """Begin a coroutine in this loop and return a future of its value or `HookError`; cancelling it cancels both."""
+        with self._lock:  # so that nothing is begun behind the order to stop
+            if self._is_closed:
+                coroutine.close()
+                ended: Future[Any] = Future()
+                ended.cancel()
+                return ended
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self.thread = self._origin.start_thread(self._work, name=self._name)
-            return self._loop
+                self._thread = self._origin.start_thread(self._work, name=self._name)
+            future = asyncio.run_coroutine_threadsafe(_guarded(coroutine), self._loop)
+            self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        return future
 
     def _work(self) -> None:
         loop = self._loop
@@ -143,51 +196,50 @@ class ServiceLoop:
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
-        finally:
-            tasks = asyncio.all_tasks(loop)
-            for task in tasks:
-                task.cancel()
+            tasks = _cancel_all(loop)
             if tasks:
-                loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
-            loop.run_until_complete(loop.shutdown_asyncgens())
+                loop.run_until_complete(asyncio.wait(tasks, timeout=self.CLOSING_S))
+            with suppress(TimeoutError):
+                loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), self.CLOSING_S))
+        finally:
             loop.close()
-
-    def finish(self, value: Any) -> Any:
-        """Return `value`, awaited in this loop if it is a coroutine; blocks the calling thread."""
-        if not asyncio.iscoroutine(value):
-            return value
-        loop = self._running()
-        if threading.current_thread() is self.thread:
-            value.close()
-            raise RuntimeError(
-                "an async method of a service was called from the service's own event loop without await; "
-                "await self.method(...) there."
-            )
-        return asyncio.run_coroutine_threadsafe(value, loop).result()
-
-    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
-        """Begin a coroutine in this loop and return a future of its value; cancelling that cancels it."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._running())
+            for future in tuple(self._running):  # a coroutine that would not be cancelled keeps nobody waiting
+                future.cancel()
 
     def cancel(self) -> None:
         """Cancel what runs in the loop: unlike a thread, a hung coroutine can be ended."""
-        self._tell(self._cancel_all)
+        with self._lock:
+            if self._loop is not None and not self._is_closed:
+                self._loop.call_soon_threadsafe(_cancel_all, self._loop)
 
     def close(self) -> None:
-        """Cancel what still runs in the loop and let its thread end."""
-        self._tell(self._stop)
-
-    def _tell(self, order: Callable[[asyncio.AbstractEventLoop], None]) -> None:
+        """Cancel what still runs in the loop and let its thread end; may be called twice."""
         with self._lock:
-            if self._loop is not None and not self._loop.is_closed():
-                with suppress(RuntimeError):  # closed in between
-                    self._loop.call_soon_threadsafe(order, self._loop)
+            if self._loop is not None and not self._is_closed:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+            self._is_closed = True
 
-    @staticmethod
-    def _stop(loop: asyncio.AbstractEventLoop) -> None:
-        loop.stop()
-
-    @staticmethod
-    def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    def survivor(self) -> str:
+        """Return where its thread and its coroutines are now, in traceback form; "" if it has none."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None or not thread.is_alive():
+            return ""
+        stacks = [f"thread {thread.name!r} is still at\n{stack_of(thread)}"]
         for task in asyncio.all_tasks(loop):
-            task.cancel()
+            frames = "".join("".join(traceback.format_stack(frame, limit=1)) for frame in task.get_stack())
+            stacks.append(f"{task.get_coro()!r} is still at\n{frames}")
+        return "\n".join(stacks)
+
+
+async def _guarded(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return await coroutine
+    except (SystemExit, KeyboardInterrupt) as raised:  # would end the loop
+        raise HookError(raised) from None
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    return tasks

@@ -21,7 +21,7 @@ from autostop_lab.lifecycle import ServiceState, ServiceTrigger
 from autostop_lab.origin import thread_name
 from autostop_lab.services.handle import HealthResult
 from autostop_lab.services.policies import Health
-from autostop_lab.services.runtime import Runtime, describe_error, details_of
+from autostop_lab.services.runtime import Runtime, UnhealthyError, describe_error, details_of
 from autostop_lab.supervisor.unit import Unit
 
 #: Checks that are due within so many seconds are done together.
@@ -269,12 +269,7 @@ class HealthBoard:
 
     def _take_in(self, looks: list[Look]) -> None:
         for look in looks:
-            healthy, details = details_of(look.answer) if look.error is None else (False, {})
-            if look.error is not None:
-                text = describe_error(look.error)
-            else:
-                text = f"health_check() returned {look.answer!r}"
-            error = None if healthy else text
+            details, error = _read(look)
             self._note(look.watch, _result(look.watch, details=details, error=error, latency_s=look.latency_s))
 
     # -- what follows --------------------------------------------------------------------------------------
@@ -292,6 +287,16 @@ class HealthBoard:
                 unit.fail(f"unhealthy: {result.error}")
                 return
         self._push(watch)
+
+
+def _read(look: Look) -> tuple[dict[str, Any], str | None]:
+    """Return the details of a look, and why it found the service unwell."""
+    if look.error is not None:
+        return {}, describe_error(look.error)
+    try:
+        return details_of(look.answer), None
+    except UnhealthyError as found:
+        return {}, str(found)
 
 
 def _result(

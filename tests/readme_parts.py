@@ -19,7 +19,7 @@ from autostop_lab.diagrams.markup import markdown_table, mermaid
 from autostop_lab.exceptions import ConfigurationError
 from autostop_lab.lifecycle import JOB_TABLE, SERVICE_TABLE
 from autostop_lab.services.policies import RESTART_WORDS, Restart
-from autostop_lab.supervisor.restart import Again, decide
+from autostop_lab.supervisor.restart import Again, Past, decide, wants_restart
 
 
 def blocks() -> dict[str, str]:
@@ -39,7 +39,7 @@ def policy_table() -> str:
         ("it ends by itself, cleanly", [_end(word, is_clean=True) for word in RESTART_WORDS]),
         ("it crashes", [_end(word, is_clean=False) for word in RESTART_WORDS]),
         ("its start fails", [_end(word, is_clean=False) for word in RESTART_WORDS]),
-        ("its health check fails too often", ["`unhealthy`; with `on_unhealthy=\"restart\"` as for a crash"] * 4),
+        ("its health check fails too often", ["`unhealthy`; with `on_unhealthy=\"restart\"` stopped and started anew, within the limit"] * 4),
         ("its health check hangs", ["counts as failed; others are not delayed"] * 4),
         ("it is stopped by hand", [f"`stopped`; {_return(word)}" for word in RESTART_WORDS]),
         ("the job ends", ["stopped and cleaned, pending restarts are void"] * 4),
@@ -52,7 +52,8 @@ def policy_table() -> str:
 
 def _end(word: str, *, is_clean: bool) -> str:
     """Say what the decision is, by asking for it."""
-    if isinstance(decide(Restart(word), is_clean=is_clean, restarts=(), ran_s=0.0, now=0.0), Again):
+    rule = Restart(word)
+    if isinstance(decide(rule, Past(), is_wanted=wants_restart(rule, is_clean=is_clean)), Again):
         return "`backoff`, then started anew; `crashed` when its limit is reached"
     return "`stopped`, outcome `exited`; dependants live on" if is_clean else "`crashed`; a critical one fails the job"
 

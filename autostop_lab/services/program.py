@@ -44,9 +44,9 @@ LOOK_TIMEOUT_S = 0.5
 #: Size of the pipe that a program writes to and what is read of it at once, in bytes; the same while each line is
 #: looked at (by `LogReady`).
 PIPE_BYTES, WATCHED_BYTES = 1 << 20, 1 << 16
-#: After a read that was full, the pause is so many times as long as that took: a program that floods us waits, and
+#: A read of so many bytes is a flood. After it comes a pause so many times as long as it took: the program waits, and
 #: the event loop does not.
-PAUSE_PER_READ = 3
+FLOOD_BYTES, PAUSE_PER_READ = 1 << 15, 3
 #: What is shown of the output of ``stop_argv``, in bytes.
 SHOWN_STOP_BYTES = 65536
 #: Variables that are ours and must not reach a program.
@@ -479,7 +479,7 @@ class ProgramRuntime(LocalRuntime):
             self._close_output()
             return
         self.slot.ring.feed(data)
-        if len(data) == most:
+        if len(data) >= FLOOD_BYTES:
             self._loop.remove_reader(self._output)
             pause_s = PAUSE_PER_READ * (time.monotonic() - began_s)
             self._loop.call_later(pause_s, self._read_on, self._output)

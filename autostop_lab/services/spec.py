@@ -267,14 +267,18 @@ def _check_arguments(
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        shown = signature.replace(
-            parameters=[
-                p.replace(default=SECRET_TEXT) if p.name in secret and p.default is not p.empty else p
-                for p in signature.parameters.values()
-            ]
-        )
-        wanted = f"{getattr(target, '__name__', target)}{shown}"
+        wanted = f"{getattr(target, '__name__', target)}{_plain(signature, secret)}"
         raise ArgumentError(f"service {name!r}: {wanted} does not take these arguments: {error}.") from None
+
+
+def _plain(signature: inspect.Signature, secret: Collection[str]) -> inspect.Signature:
+    """Return a signature as a person needs it to call: without annotations and secret defaults."""
+    parameters = []
+    for parameter in signature.parameters.values():
+        is_secret = parameter.name in secret and parameter.default is not parameter.empty
+        default = SECRET_TEXT if is_secret else parameter.default
+        parameters.append(parameter.replace(annotation=parameter.empty, default=default))
+    return inspect.Signature(parameters)
 
 
 def _check_method_names(name: str, service_class: type, methods: Mapping[str, object]) -> None:

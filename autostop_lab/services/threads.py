@@ -169,10 +169,11 @@ class ServiceLoop:
         try:
             return future.result()
         except HookError as error:
-            raise error.cause from None
+            cause = error.cause
         except KeyboardInterrupt:  # of who waits
             future.cancel()
             raise
+        raise cause
 
     def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         """Begin a coroutine in this loop and return a future of its value or `HookError`; cancelling it cancels both."""
@@ -234,7 +235,9 @@ class ServiceLoop:
 async def _guarded(coroutine: Coroutine[Any, Any, Any]) -> Any:
     try:
         return await coroutine
-    except (SystemExit, KeyboardInterrupt) as raised:  # would end the loop
+    except asyncio.CancelledError:
+        raise
+    except BaseException as raised:  # asyncio hands on a TimeoutError as a copy, and ends on a SystemExit
         raise HookError(raised) from None
 
 

@@ -54,7 +54,7 @@ def _end(word: str, *, is_clean: bool) -> str:
     """Say what the decision is, by asking for it."""
     rule = Restart(word)
     if isinstance(decide(rule, Past(), is_wanted=wants_restart(rule, is_clean=is_clean)), Again):
-        return "`backoff`, then started anew; `crashed` when its limit is reached"
+        return f"`backoff`, then started anew; `{'stopped' if is_clean else 'crashed'}` when its limit is reached"
     return "`stopped`, outcome `exited`; dependants live on" if is_clean else "`crashed`; a critical one fails the job"
 
 

@@ -7,12 +7,14 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 from weakref import WeakSet
 
 from IPython.core.error import UsageError
 from IPython.display import display
 
+from autostop_lab.dispatcher import CellCode
 from autostop_lab.environment.local import LocalEnvironment
 from autostop_lab.environment.registry import registry
 from autostop_lab.exceptions import ConfigurationError, JobCancelledError
@@ -108,41 +110,38 @@ class CellJob:
 
     def run(self) -> None:
         """Run it; return when it is over and clean, or raise what it failed with."""
-        self._prepare()
-        with self._interrupts:
-            try:
-                self._begin()
-                is_ready, is_over = threading.Event(), threading.Event()
-                self._tell(is_ready.set, is_over.set)
-                wait_in_ticks(is_ready)
-                if self._code.began.done():
-                    self._end_body(*self._interrupts.run(lambda: run_as(self._job, self._body.run)))
-                wait_in_ticks(is_over)
-            finally:
-                self._put_away()
-        self._raise()
+        env, variables = self._prepare()
+        with self._interrupts, ExitStack() as at_end:
+            job, code = self._begin(env, variables, at_end)
+            is_ready, is_over = threading.Event(), threading.Event()
+            _tell(job, code, is_ready.set, is_over.set)
+            wait_in_ticks(is_ready)
+            if code.began.done():
+                self._end_body(code, *self._interrupts.run(lambda: run_as(job, self._body.run)))
+            wait_in_ticks(is_over)
+        self._raise(job)
 
     async def run_async(self) -> None:
         """Run it in the shell's event loop, which goes on meanwhile."""
-        self._prepare()
-        with self._interrupts:
-            try:
-                self._begin()
-                loop = asyncio.get_running_loop()
-                ready, over = loop.create_future(), loop.create_future()
-                self._tell(
-                    lambda: loop.call_soon_threadsafe(_set, ready), lambda: loop.call_soon_threadsafe(_set, over)
-                )
-                await self._done(ready)
-                if self._code.began.done():
-                    body = self._interrupts.run_async(self._body.run_async)
-                    task = run_as(self._job, lambda: loop.create_task(body))
-                    await self._done(task)
-                    self._end_body(*task.result())
-                await self._done(over)
-            finally:
-                self._put_away()
-        self._raise()
+        env, variables = self._prepare()
+        with self._interrupts, ExitStack() as at_end:
+            job, code = self._begin(env, variables, at_end)
+            loop = asyncio.get_running_loop()
+            ready, over = loop.create_future(), loop.create_future()
+            _tell(
+                job,
+                code,
+                lambda: loop.call_soon_threadsafe(_set, ready),
+                lambda: loop.call_soon_threadsafe(_set, over),
+            )
+            await self._done(ready)
+            if code.began.done():
+                body = self._interrupts.run_async(self._body.run_async)
+                task = run_as(job, lambda: loop.create_task(body))
+                await self._done(task)
+                self._end_body(code, *task.result())
+            await self._done(over)
+        self._raise(job)
 
     async def _done(self, future: asyncio.Future[Any]) -> None:
         """Wait for a future, whatever interrupts; the loop wakes up often enough to see a signal."""
@@ -152,57 +151,60 @@ class CellJob:
             except asyncio.CancelledError:
                 self._interrupts.interrupt(Sender.USER)
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> tuple[LocalEnvironment, dict[str, Any]]:
         if threading.current_thread() is not threading.main_thread():
             raise UsageError(
                 "this cell runs in a subshell, and a body can be interrupted in the main thread only. Run it in the "
                 "notebook itself, or with --background."
             )
-        self._env, variables = make_environment(self._shell, self._options)
-        self._take_away = self._namespace.put(variables)
-        self._view = JobView(self._shell, self._env.name)
+        return make_environment(self._shell, self._options)
 
-    def _begin(self) -> None:
+    def _begin(self, env: LocalEnvironment, variables: dict[str, Any], at_end: ExitStack) -> tuple[Job, CellCode]:
+        """Begin the job; `at_end` closes its environment, shows its end and takes its variables away."""
+        at_end.callback(self._namespace.put(variables))
+        view = JobView(self._shell, env.name)
+        at_end.callback(view.end)
+        at_end.callback(env.close)
         try:
-            self._job, self._code = self._env.submit_cell(
-                _job_options(self._options), interrupt=self._interrupts.interrupt_body
-            )
+            job, code = env.submit_cell(_job_options(self._options), interrupt=self._interrupts.interrupt_body)
         except ConfigurationError as error:
             raise UsageError(str(error)) from None
-        self._interrupts.attach(self._job)
-        self._view.begin(self._job)
+        self._interrupts.attach(job)
+        view.begin(job)
+        return job, code
 
-    def _tell(self, when_ready: Callable[[], object], when_over: Callable[[], object]) -> None:
-        """Call `when_ready` when the body may run or must not any more, and `when_over` when all is clean."""
-        self._code.began.add_done_callback(lambda _: when_ready())
-        self._job.when_done(lambda: (when_ready(), when_over()) and None)
-
-    def _end_body(self, value: Any, error: BaseException | None) -> None:
+    def _end_body(self, code: CellCode, value: Any, error: BaseException | None) -> None:
         self._body_error = error
-        self._code.end(value, error)
+        code.end(value, error)
 
-    def _put_away(self) -> None:
-        self._env.close()
-        self._view.end()
-        self._take_away()
-
-    def _raise(self) -> None:
+    def _raise(self, job: Job) -> None:
         """Raise what the job failed with, or the user's interrupt; return if there is nothing to raise."""
-        error = self._job.exception
+        error = job.exception
         if self._interrupts.has_user_interrupted and (error is None or isinstance(error, JobCancelledError)):
             escaped = isinstance(self._body_error, KeyboardInterrupt)
             error = self._body_error if escaped else KeyboardInterrupt()
             assert error is not None
-            if self._job.report is not None:
-                error.add_note(self._job.report.headline)
+            if job.report is not None:
+                error.add_note(job.report.headline)
         if error is None:
-            self._job.wait()  # warns of a cleanup that failed
+            job.wait()  # warns of a cleanup that failed
             return
         hide_our_frames(error)
         if error.__traceback__ is None and self._body_error is not None:
             hide_our_frames(self._body_error)
             error = error.with_traceback(self._body_error.__traceback__)  # where the body was
         raise_as_users(self._shell, error)
+
+
+def _tell(job: Job, code: CellCode, when_ready: Callable[[], object], when_over: Callable[[], object]) -> None:
+    """Call `when_ready` when the body may run, or must not any more, and `when_over` when all is clean."""
+    code.began.add_done_callback(lambda _: when_ready())
+
+    def tell_both() -> None:
+        when_ready()
+        when_over()
+
+    job.when_done(tell_both)
 
 
 def _set(future: asyncio.Future[None]) -> None:

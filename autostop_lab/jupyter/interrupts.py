@@ -53,7 +53,8 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         """Take SIGINT."""
-        self._former = signal.signal(signal.SIGINT, self._handle)
+        # None stands for a handler that is not Python's; nobody could put it back.
+        self._former = signal.signal(signal.SIGINT, self._handle) or signal.default_int_handler
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,7 +7,6 @@ deadlines from outside, and leave waiting when cancelled; none decides what come
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -214,9 +213,6 @@ class LocalRuntime(Runtime):
 
     async def ask_health(self) -> Any:
         """Return what its ``health_check()`` says; who asks while another waits for the answer gets the same one."""
-        check = hook(self.service, "health_check")
-        if inspect.iscoroutinefunction(check):
-            return await asyncio.wrap_future(self.coroutines.submit(check()))
         if self._checking is None or self._checking.done():
             self._checker = HookThread(self.origin, f"health check of service {self.slot.name}")
             self._checking = self._checker.call(lambda: self.call_hook("health_check"))
@@ -241,6 +237,7 @@ class LocalRuntime(Runtime):
     async def _remove_folder(self) -> None:
         if self.instance.has_folder:
             await self.in_thread(self.instance.remove, "folder")
+        self.instance.remove()  # for good, so that no late thread of the service makes a new one
 
     def threads(self) -> list[HookThread]:
         """Return the threads that call its code."""
@@ -261,8 +258,7 @@ class LocalRuntime(Runtime):
         self.coroutines.close()
         for thread in self.threads():
             thread.close()
-        if self.instance.has_folder:  # its cleanup() was late
-            self.in_thread(self.instance.remove, "folder")
+        self.in_thread(self.instance.remove, "folder")
 
 
 def describe_error(error: BaseException) -> str:

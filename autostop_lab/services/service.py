@@ -191,17 +191,19 @@ def construct(make: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         The service.
     """
     if not (isinstance(make, type) and issubclass(make, Service)):
-        made = make(*args, **kwargs)
-        if isinstance(made, Service):
-            made._autostop_attach(context)
-        return made
+        return attach(make(*args, **kwargs), context)
     new = make.__new__
-    service = new(make) if new is object.__new__ else new(make, *args, **kwargs)
-    if isinstance(service, Service):
-        service._autostop_attach(context)
+    service = attach(new(make) if new is object.__new__ else new(make, *args, **kwargs), context)
     if isinstance(service, make):  # as type.__call__ does it
         make.__init__(service, *args, **kwargs)
     return service
+
+
+def attach(made: Any, context: ServiceContext) -> Any:
+    """Give an object its context, if it is a `Service`, and return it."""
+    if isinstance(made, Service):
+        made._autostop_attach(context)
+    return made
 
 
 def hook(service: object, name: str) -> Callable[[], Any] | None:

@@ -18,7 +18,7 @@ from autostop_lab.origin import Origin
 from autostop_lab.services.gate import CallGate, NoTurnError
 from autostop_lab.services.handle import EndpointClosedError, ServiceHandle, ServiceSlot
 from autostop_lab.services.runtime import Exit, LocalRuntime, details_of
-from autostop_lab.services.service import Service, construct, hook, public_methods
+from autostop_lab.services.service import Service, attach, construct, hook, public_methods
 from autostop_lab.services.threads import HookError, HookThread, ServiceLoop
 
 #: How long threads get to end that were asked and are late, in seconds.
@@ -127,7 +127,8 @@ class ThreadRuntime(LocalRuntime):
 
     def _begin(self) -> None:
         spec = self.slot.spec
-        made = self.coroutines.finish(construct(spec.target, spec.args, spec.kwargs, self.context))
+        made = construct(spec.target, spec.args, spec.kwargs, self.context)
+        made = attach(self.coroutines.finish(made), self.context)  # a factory may be a coroutine function
         if made is None:
             raise TypeError(f"{spec.kind}() returned None in place of the service")
         self.service = made

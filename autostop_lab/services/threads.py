@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
@@ -124,6 +124,34 @@ def stack_of(thread: threading.Thread) -> str:
     return "".join(traceback.format_stack(frame)) if frame is not None and thread.is_alive() else ""
 
 
+class _Call:
+    """A coroutine on its way through a `ServiceLoop`, and the future of its value for the thread that waits."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.coroutine = coroutine
+        self.future: Future[Any] = Future()
+        self.task: asyncio.Task[Any] | None = None
+
+    def begin(self) -> None:
+        self.task = asyncio.ensure_future(self.coroutine)
+        self.task.add_done_callback(self._report)
+
+    def _report(self, task: asyncio.Task[Any]) -> None:
+        # Not by asyncio.run_coroutine_threadsafe(), which hands on a TimeoutError as a copy.
+        if self.future.done():
+            task.cancelled() or task.exception()
+        elif task.cancelled():
+            self.future.cancel()
+        elif (error := task.exception()) is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(task.result())
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+
 class ServiceLoop:
     """An event loop of a service's own, for its async hooks and methods; its thread starts with the first of them.
 
@@ -143,7 +171,7 @@ class ServiceLoop:
         self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._running: set[Future[Any]] = set()
+        self._calls: set[_Call] = set()
         self._is_closed = False
         self._lock = threading.Lock()
 
@@ -165,38 +193,43 @@ class ServiceLoop:
                 "an async method of a service was called from the service's own event loop without await; "
                 "await self.method(...) there."
             )
-        future = self.submit(value)
+        call = _Call(value)
+        if not self._tell(call.begin, call):
+            value.close()
+            raise CancelledError
         try:
-            return future.result()
-        except HookError as error:
-            cause = error.cause
-        except KeyboardInterrupt:  # of who waits
-            future.cancel()
+            return call.future.result()
+        except KeyboardInterrupt:
+            if not call.future.done():  # of who waits
+                self._tell(call.cancel)
             raise
-        raise cause
+        finally:
+            self._calls.discard(call)
 
-    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
-        """Begin a coroutine in this loop and return a future of its value or `HookError`; cancelling it cancels both."""
+    def _tell(self, order: Callable[[], object], call: _Call | None = None) -> bool:
+        """Have `order` called in the loop, which is started for a `call`; return whether it will be."""
         with self._lock:  # so that nothing is begun behind the order to stop
-            if self._is_closed:
-                coroutine.close()
-                ended: Future[Any] = Future()
-                ended.cancel()
-                return ended
+            if self._is_closed or (self._loop is None and call is None):
+                return False
+            if call is not None:
+                self._calls.add(call)
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = self._origin.start_thread(self._work, name=self._name)
-            future = asyncio.run_coroutine_threadsafe(_guarded(coroutine), self._loop)
-            self._running.add(future)
-        future.add_done_callback(self._running.discard)
-        return future
+            self._loop.call_soon_threadsafe(order)
+            return True
 
     def _work(self) -> None:
         loop = self._loop
         assert loop is not None
         asyncio.set_event_loop(loop)
+        while True:
+            try:
+                loop.run_forever()
+                break
+            except (SystemExit, KeyboardInterrupt):  # raised by a coroutine: who waits for it has it
+                continue
         try:
-            loop.run_forever()
             tasks = _cancel_all(loop)
             if tasks:
                 loop.run_until_complete(asyncio.wait(tasks, timeout=self.CLOSING_S))
@@ -204,14 +237,12 @@ class ServiceLoop:
                 loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), self.CLOSING_S))
         finally:
             loop.close()
-            for future in tuple(self._running):  # a coroutine that would not be cancelled keeps nobody waiting
-                future.cancel()
+            for call in tuple(self._calls):  # a coroutine that would not be cancelled keeps nobody waiting
+                call.future.cancel()
 
     def cancel(self) -> None:
         """Cancel what runs in the loop: unlike a thread, a hung coroutine can be ended."""
-        with self._lock:
-            if self._loop is not None and not self._is_closed:
-                self._loop.call_soon_threadsafe(_cancel_all, self._loop)
+        self._tell(lambda: _cancel_all(asyncio.get_running_loop()))
 
     def close(self) -> None:
         """Cancel what still runs in the loop and let its thread end; may be called twice."""
@@ -227,18 +258,13 @@ class ServiceLoop:
             return ""
         stacks = [f"thread {thread.name!r} is still at\n{stack_of(thread)}"]
         for task in asyncio.all_tasks(loop):
-            frames = "".join("".join(traceback.format_stack(frame, limit=1)) for frame in task.get_stack())
-            stacks.append(f"{task.get_coro()!r} is still at\n{frames}")
+            coroutine: Any = task.get_coro()
+            frames = []
+            while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+                frames += traceback.format_stack(frame, limit=1)
+                coroutine = coroutine.cr_await
+            stacks.append(f"a coroutine is still at\n{''.join(frames)}")
         return "\n".join(stacks)
-
-
-async def _guarded(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    try:
-        return await coroutine
-    except asyncio.CancelledError:
-        raise
-    except BaseException as raised:  # asyncio hands on a TimeoutError as a copy, and ends on a SystemExit
-        raise HookError(raised) from None
 
 
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:

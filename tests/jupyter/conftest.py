@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,11 +199,3 @@ def kernel(shared_kernel: Kernel) -> Kernel:
     """The module's kernel, with an empty diary and no job that runs."""
     shared_kernel.run("for job in jobs():\n    job.cancel()\n    job.wait()\ndiary.clear()")
     return shared_kernel
-
-
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    """Put back the handlers of signals that a test of ours may change."""
-    former = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, former)

@@ -612,6 +612,7 @@ def test_a_handle_in_another_process_says_that_the_service_is_not_there(handle: 
     assert b"the handle of service 'it' came to a process where the service does not live" in done.stdout
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_handle_in_a_forked_child_is_not_the_object_s_copy(handle: ServiceHandle) -> None:
     data = pickle.dumps(handle)
     reads, writes = os.pipe()

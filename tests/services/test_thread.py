@@ -578,6 +578,7 @@ def test_a_check_that_hangs_is_not_begun_again_and_is_named_in_the_end(make: Mak
     life.run(look_twice())
     names = [thread.name for thread in threading.enumerate()]
     assert names.count("autostop-lab: health check of service it") == 1
+    life.stop()
     assert "in health_check" in life.runtime.survivor()
     hung.door.set()
     eventually(lambda: life.runtime.survivor() == "")

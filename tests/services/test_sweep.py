@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from autostop_lab.reaper.processes import Process
+from autostop_lab.services import sweep
+from autostop_lab.services.sweep import LOOKS_NEEDED, Sweeper, Tree, sweeper
+from autostop_lab.supervisor.loop import supervisor_loop
+from tests.services.lives import LONG_S, eventually
+
+LEADER = Process(2**22 + 10, "100", parent_pid=1, group=2**22 + 10, session=2**22 + 10, is_zombie=True)
+
+
+def member(number: int, group: int = 1) -> Process:
+    return Process(2**22 + number, "200", parent_pid=1, group=group, session=1, is_zombie=False)
+
+
+def tree(grace_s: float = 0.0) -> Tree:
+    return Tree("store-1", LEADER, grace_until=time.monotonic() + grace_s)
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    return supervisor_loop().run(asyncio.wait_for(work, LONG_S))
+
+
+class World:
+    """Stands for the processes of the machine: what each look finds, and the signals that are sent."""
+
+    def __init__(self) -> None:
+        self.looks: list[Any] = []
+        self.count = 0
+        self.signals: list[tuple[int, int]] = []
+        self.asked: list[dict[str, Any]] = []
+        self.alive: set[Process] = set()
+
+    def find_owned(self, ids: frozenset[str], **kwargs: Any) -> dict[str, list[Process]]:
+        self.asked.append({"ids": ids, **kwargs})
+        self.count += 1
+        found = self.looks.pop(0) if self.looks else []
+        if isinstance(found, Exception):
+            raise found
+        return {"store-1": list(found)}
+
+    def send_signal(self, known: Process, number: int) -> bool:
+        self.signals.append((known.pid - 2**22, number))
+        return True
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    monkeypatch.setattr(sweep, "find_owned", world.find_owned)
+    monkeypatch.setattr(sweep, "send_signal", world.send_signal)
+    monkeypatch.setattr(sweep, "is_alive", lambda known: known in world.alive)
+    return world
+
+
+# -- what a tree says --------------------------------------------------------------------------------------
+
+
+def test_a_tree_is_gone_after_three_empty_looks_in_a_row() -> None:
+    it = tree()
+    seen = []
+    for found in (set(), set(), {member(1)}, set(), set(), set()):
+        it.see(found)
+        seen.append(it.is_gone)
+
+    assert LOOKS_NEEDED == 3
+    assert seen == [False, False, False, False, False, True]
+
+
+def test_within_the_grace_period_each_is_asked_once_to_end_and_woken_up() -> None:
+    it = tree(grace_s=LONG_S)
+    it.see({member(1), member(2)})
+    first = it.signals(time.monotonic())
+    it.see({member(2), member(3)})
+
+    assert first == [(member(n), number) for n in (1, 2) for number in (signal.SIGTERM, signal.SIGCONT)]
+    assert it.signals(time.monotonic()) == [(member(3), signal.SIGTERM), (member(3), signal.SIGCONT)]
+    assert not it.killed
+
+
+def test_one_whose_parent_has_died_in_between_is_not_asked_again() -> None:
+    it = tree(grace_s=LONG_S)
+    it.see({member(1)})
+    it.signals(time.monotonic())
+    it.see({Process(member(1).pid, "200", parent_pid=7, group=7, session=7, is_zombie=False)})
+
+    assert it.signals(time.monotonic()) == []
+
+
+def test_after_the_grace_period_all_are_killed_until_they_are_gone() -> None:
+    it = tree()
+    for _ in range(2):
+        it.see({member(1)})
+        assert it.signals(time.monotonic()) == [(member(1), signal.SIGKILL)]
+
+    assert it.killed == {member(1)}
+
+
+def test_members_of_the_group_that_was_asked_are_not_asked_twice() -> None:
+    it = tree(grace_s=LONG_S)
+    it.see({member(1, group=LEADER.pid), member(2), LEADER})
+    it.note_group_asked()
+
+    assert {process for process, _ in it.signals(time.monotonic())} == {member(2)}
+
+
+def test_the_leader_is_not_among_those_that_are_left() -> None:
+    it = tree()
+    it.see({LEADER, member(1)})
+
+    assert it.left == [member(1)]
+    assert it.signals(time.monotonic()) == [(member(1), signal.SIGKILL)]
+
+
+# -- what the sweeper does ---------------------------------------------------------------------------------
+
+
+def test_the_sweeper_looks_until_a_tree_is_gone(world: World) -> None:
+    world.looks = [[member(1)], [member(1)], [], [member(2)]]
+    run(Sweeper().end(tree()))
+
+    assert world.signals == [(1, signal.SIGKILL), (1, signal.SIGKILL), (2, signal.SIGKILL)]
+    assert world.count == 4 + LOOKS_NEEDED
+
+
+def test_it_asks_for_the_instance_since_its_leader_and_for_the_leader_s_session(world: World) -> None:
+    run(Sweeper().end(tree()))
+
+    assert world.asked[0] == {
+        "ids": frozenset({"store-1"}),
+        "since": "100",
+        "sessions": frozenset({LEADER.pid}),
+    }
+
+
+@pytest.mark.parametrize("change", ["session", "reaped"])
+def test_a_session_that_may_be_a_stranger_s_is_not_looked_at(world: World, change: str) -> None:
+    it = tree()
+    if change == "session":  # that of this very process, say
+        it.leader = Process(LEADER.pid, "100", 1, LEADER.pid, os.getsid(0), False)
+    else:
+        it.is_pinned = False
+    run(Sweeper().end(it))
+
+    assert world.asked[0]["sessions"] == frozenset()
+
+
+def test_a_look_sends_no_signal_and_is_one_look(world: World) -> None:
+    world.looks = [[member(1)]]
+    it = tree()
+    run(Sweeper().look(it))
+
+    assert it.known == {member(1)}
+    assert world.signals == []
+    assert world.count == 1
+
+
+def test_who_was_seen_once_stays_ours_as_long_as_it_lives(world: World) -> None:
+    world.looks = [[member(1)], []]
+    world.alive = {member(1)}
+    it = tree(grace_s=LONG_S)
+    end = Sweeper()
+
+    async def both() -> None:
+        await end.look(it)
+        ending = asyncio.ensure_future(end.end(it))
+        while not world.signals:
+            await asyncio.sleep(0.001)
+        world.alive.clear()
+        await ending
+
+    run(both())
+
+    assert world.signals == [(1, signal.SIGTERM), (1, signal.SIGCONT)]
+
+
+def test_a_look_that_fails_counts_for_nothing_and_is_tried_again(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    failure = OSError(24, "no descriptor left")
+    world.looks = [[], [], failure, failure, [member(1)]]
+    run(Sweeper().end(tree()))
+
+    assert world.signals == [(1, signal.SIGKILL)]
+    assert world.count == 5 + LOOKS_NEEDED
+    assert [record.getMessage() for record in caplog.records] == [
+        "looking for processes of services failed and is tried again"
+    ]
+
+
+def test_many_trees_are_looked_for_in_the_same_pass(world: World) -> None:
+    trees = [Tree(f"store-{number}", LEADER) for number in range(50)]
+    end = Sweeper()
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(end.end(it) for it in trees))
+
+    run(all_of_them())
+
+    assert world.count <= 2 * LOOKS_NEEDED
+    assert max(len(asked["ids"]) for asked in world.asked) == 50
+
+
+def test_one_that_is_given_up_is_not_looked_for_any_more(world: World) -> None:
+    world.alive = {member(1)}
+    world.looks = [[member(1)]]
+    end = Sweeper()
+
+    async def give_up() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(end.end(tree(grace_s=LONG_S)), 0.05)
+
+    run(give_up())
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "autostop-lab: sweep"])
+
+
+def test_the_thread_lives_as_long_as_there_is_something_to_look_for(world: World) -> None:
+    end = Sweeper()
+    for _ in range(3):
+        run(end.end(tree()))
+        eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "autostop-lab: sweep"])
+
+
+def test_a_thread_that_cannot_be_started_is_told_and_the_next_one_tried(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = Sweeper()
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            run(end.end(tree()))
+    run(end.end(tree()))
+
+
+def test_a_loop_that_is_gone_is_no_trouble(world: World) -> None:
+    world.looks = [[member(1)]] * 3
+    end = Sweeper()
+
+    async def abandon() -> None:
+        asyncio.ensure_future(end.end(tree()))
+        await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(abandon())
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.close()
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "autostop-lab: sweep"])
+    run(end.end(tree()))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_gets_a_sweeper_of_its_own() -> None:
+    mine = sweeper()
+    assert sweeper() is mine
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if sweeper() is not mine else 1)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

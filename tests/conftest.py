@@ -20,17 +20,23 @@ from typing import Any
 import psutil
 import pytest
 
+# Everything of this run carries its id and lies in its own folder, so that runs side by side do not see each other.
+RUN_ID = f"tests-{os.getpid()}"
+os.environ["AUTOSTOP_LAB_SESSION"] = RUN_ID
+RUN_FOLDER = tempfile.TemporaryDirectory(prefix="autostop_lab_tests-")
+os.environ["TMPDIR"] = tempfile.tempdir = RUN_FOLDER.name
+
 #: What may go on for the life of the process: one thread, its event loop's descriptors.
 OURS_FOR_LIFE = ("autostop-lab: supervisor",)
 SETTLING_S = 5.0
 
 
 def carriers() -> set[tuple[int, str]]:
-    """Return the processes that carry one of our session ids, and our child processes, zombies among them."""
+    """Return the processes that carry the id of this run, and our child processes, zombies among them."""
     found = set()
     for process in psutil.process_iter():
         try:
-            is_ours = "AUTOSTOP_LAB_SESSION" in process.environ()
+            is_ours = RUN_ID in process.environ().get("AUTOSTOP_LAB_SESSION", "").split("/")
         except (psutil.Error, OSError):
             continue
         if is_ours:

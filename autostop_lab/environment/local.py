@@ -24,7 +24,7 @@ from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import Origin
 from autostop_lab.services.handle import HealthResult, ServiceHandle, current_hook
 from autostop_lab.services.policies import ServicePolicy
-from autostop_lab.supervisor.loop import LoopThread, supervisor_loop
+from autostop_lab.supervisor.loop import LoopThread, result_in_ticks, supervisor_loop
 from autostop_lab.supervisor.plan import start_levels, unknown_service
 from autostop_lab.supervisor.supervisor import Supervisor
 
@@ -331,7 +331,7 @@ class LocalEnvironment(Environment):
         began_s = time.monotonic()
         job = self.last_job
         reason = f"environment {self.name!r} was stopped"
-        if self._is_in_own_hook():
+        if self._is_in_own_hook() or self._runs_caller():
             return self._stop_without_waiting(reason)
         if job is not None and not job.is_over:
             job.cancel(reason)
@@ -359,11 +359,21 @@ class LocalEnvironment(Environment):
         return slot is not None and self._slots.get(slot.name) is slot
 
     def _stop_without_waiting(self, reason: str) -> CleanupReport:
-        if self.last_job is not None:
-            self.last_job.cancel(reason)
-        if self._loop is not None and self._supervisor is not None:
-            self._loop.submit(self._supervisor.stop(self._supervisor.live(), reason=reason))
-        return CleanupReport(title=f"environment {self.name!r}", state="stopping", reason="ordered by a hook")
+        """Stop for code of our own job or services, which would wait for itself."""
+        loop, supervisor = self._supervise()
+
+        def stop_services() -> None:
+            loop.submit(supervisor.stop(supervisor.live(), reason=reason))
+
+        job = self.last_job
+        if job is not None and not job.is_over:
+            job.cancel(reason)
+            job.when_done(stop_services)
+        else:
+            stop_services()
+        return CleanupReport(
+            title=f"environment {self.name!r}", state="stopping", reason="ordered from within, and not waited for"
+        )
 
     def close(self) -> CleanupReport:
         """Cancel the job if it still runs, and stop all services, for good; a second call returns the same report.
@@ -459,7 +469,7 @@ class LocalEnvironment(Environment):
         loop, supervisor = self._supervise()
         ending = loop.submit(_end_by_hand(supervisor, name, kill=kill))
         if not self._is_in_own_hook():
-            ending.result()
+            result_in_ticks(ending)
 
     def restart_service(self, name: str) -> None:
         """Stop one service and start it anew, with what depends on it and was running."""
@@ -467,7 +477,7 @@ class LocalEnvironment(Environment):
         loop, supervisor = self._supervise()
         restarting = loop.submit(supervisor.restart(name, Origin()))
         if not self._is_in_own_hook():
-            restarting.result()
+            result_in_ticks(restarting)
 
     def check_service(self, name: str) -> HealthResult:
         """Look at one service."""
@@ -525,7 +535,7 @@ def _wait_interruptibly(future: Future[Any], *, on_interrupt: Callable[[], objec
     interrupt: KeyboardInterrupt | None = None
     while True:
         try:
-            value = future.result()
+            value = result_in_ticks(future)
             break
         except KeyboardInterrupt as raised:
             if on_interrupt is None or future.done():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import threading
 import time
@@ -24,24 +23,8 @@ from autostop_lab.lifecycle import JOB_TABLE, JobState, JobTrigger, Machine
 from autostop_lab.services.handle import ServiceHandle, ServiceSlot
 from autostop_lab.services.logs import LogLine
 from autostop_lab.services.runtime import describe_error
+from autostop_lab.supervisor.loop import TICK_S, wait_in_ticks
 from autostop_lab.supervisor.plan import unknown_service
-
-#: How often an awaited job lets the event loop look for an interrupt, in seconds: ipykernel delivers the interrupt
-#: of an ``await`` only when its loop wakes up (ipykernel issue 881).
-TICK_S = 0.1
-
-
-def wait_in_ticks(event: threading.Event, timeout_s: float | None = None) -> bool:
-    """Wait for an event and return whether it came, waking up often enough to see an interrupt.
-
-    A signal may be taken by another thread (the main thread blocks it while it starts one); then nothing wakes the
-    main thread up, and Python acts on signals in no other.
-    """
-    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-    while not event.wait(max(0.0, min(TICK_S, deadline - time.monotonic()))):
-        if time.monotonic() >= deadline:
-            return False
-    return True
 
 
 class JobOrders(Protocol):

@@ -18,7 +18,7 @@ from autostop_lab.dispatcher import CellCode
 from autostop_lab.environment.local import LocalEnvironment
 from autostop_lab.environment.registry import registry
 from autostop_lab.exceptions import ConfigurationError, JobCancelledError
-from autostop_lab.job.job import TICK_S, Job, JobOptions, run_as, wait_in_ticks
+from autostop_lab.job.job import Job, JobOptions, run_as
 from autostop_lab.jupyter.body import Body, compile_body
 from autostop_lab.jupyter.interrupts import Interrupts, Sender
 from autostop_lab.jupyter.namespace import Namespace
@@ -28,6 +28,7 @@ from autostop_lab.jupyter.view import JobView
 from autostop_lab.origin import current_cell
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.policies import ServicePolicy
+from autostop_lab.supervisor.loop import TICK_S, wait_in_ticks
 
 _in_background: WeakSet[LocalEnvironment] = WeakSet()
 

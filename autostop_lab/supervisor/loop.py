@@ -6,8 +6,10 @@ It is started by the first service or job and lives as long as the process. No u
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -15,6 +17,31 @@ from typing import Any, TypeVar
 from autostop_lab.origin import thread_name
 
 Result = TypeVar("Result")
+
+#: How often who waits wakes up to see an interrupt, in seconds. A signal may be taken by another thread, and then
+#: nothing wakes the main thread; and ipykernel delivers the interrupt of an ``await`` only when its loop wakes up.
+TICK_S = 0.1
+
+
+def wait_in_ticks(event: threading.Event, timeout_s: float | None = None) -> bool:
+    """Wait for an event and return whether it came, waking up often enough to see an interrupt.
+
+    A signal may be taken by another thread (the main thread blocks it while it starts one); then nothing wakes the
+    main thread up, and Python acts on signals in no other.
+    """
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    while not event.wait(max(0.0, min(TICK_S, deadline - time.monotonic()))):
+        if time.monotonic() >= deadline:
+            return False
+    return True
+
+
+def result_in_ticks(future: Future[Result]) -> Result:
+    """Return a future's value as soon as it is there, waking up often enough to see an interrupt."""
+    is_done = threading.Event()
+    future.add_done_callback(lambda _: is_done.set())
+    wait_in_ticks(is_done)
+    return future.result()
 
 
 class LoopThread:
@@ -39,7 +66,7 @@ class LoopThread:
         if threading.current_thread() is self.thread:
             coroutine.close()
             raise RuntimeError("a supervisor cannot wait for itself")
-        return self.submit(coroutine).result()
+        return result_in_ticks(self.submit(coroutine))
 
     def post(self, function: Callable[[], object]) -> None:
         """Call `function` in the loop soon; does not wait."""

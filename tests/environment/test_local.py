@@ -781,6 +781,22 @@ def test_a_stop_that_orders_a_stop_does_not_wait_for_itself(env: LocalEnvironmen
     assert handle.state is ServiceState.STOPPED
 
 
+@pytest.mark.parametrize("order", ["stop", "close"])
+def test_job_code_that_stops_its_own_environment_does_not_wait_for_itself(diary: Diary, order: str) -> None:
+    env = LocalEnvironment("own end")
+    handle = env.register_service("a", Recorder, diary, "a")
+    env.run(lambda: getattr(env, order)())
+    job = env.submit()
+    with pytest.raises(JobCancelledError):
+        job.result()
+    while handle.state is not ServiceState.STOPPED:
+        time.sleep(0.001)
+
+    assert job.elapsed_s < 4  # cancel_timeout_s is 5
+    assert diary.of("a") == ONE_LIFE
+    env.close()
+
+
 # -- what is refused ---------------------------------------------------------------------------------------
 
 

@@ -9,8 +9,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from types import TracebackType
@@ -32,7 +33,7 @@ from autostop_lab.services.runtime import Exit, describe_error
 from autostop_lab.services.threads import call_in_thread, stack_of
 from autostop_lab.supervisor.loop import LoopThread
 from autostop_lab.supervisor.outcome import Life
-from autostop_lab.supervisor.supervisor import Supervisor
+from autostop_lab.supervisor.supervisor import Supervisor, program_pids
 from autostop_lab.supervisor.unit import Unit
 
 logger = logging.getLogger("autostop_lab.dispatcher")
@@ -345,8 +346,9 @@ class Dispatcher:
         job, options = self._job, self._job.options
         before = Belongings.now()
         was_shared = self._is_shared()
-        kept = frozenset(self._supervisor.live())
+        kept = {name: self._supervisor.units[name].life.restarts for name in self._supervisor.live()}
         mine = [name for name in self._supervisor.units if name not in kept]
+        self._supervisor.begin_afresh(mine)
         self._supervisor.listeners.append(job.bus.publish)
         self._supervisor.exit_listeners.append(self._note_service_exit)
         timer = None
@@ -357,13 +359,28 @@ class Dispatcher:
                 job.move(JobTrigger.SERVICES_READY)
                 self._code.start(lambda result, error: self._loop.post(lambda: self._note_code_end(result, error)))
                 await self._code_ended.wait()
+        except Exception as error:  # not the user's: the code could not be begun
+            self._note_own_error(error)
         finally:
             if timer is not None:
                 timer.cancel()
-        await self._clean_up(mine, kept, before, was_shared=was_shared)
+        # What the code has registered meanwhile is the job's, too.
+        mine = [name for name in self._supervisor.units if name not in kept]
+        with self._supervisor.holding(mine):
+            await self._clean_up(mine, kept, before, was_shared=was_shared)
+
+    def _note_own_error(self, error: Exception) -> None:
+        logger.error("job %r: its code could not be run", self._job.name, exc_info=error)
+        self._verdict = self._verdict or Verdict(Cause.FAILED, describe_error(error), error)
+        for trigger in (JobTrigger.START_FAILED, JobTrigger.CODE_ENDED):
+            if self._job.accepts(trigger):
+                self._job.move(trigger, describe_error(error))
+                return
 
     async def _start_services(self, names: Collection[str]) -> bool:
         """Start services; return whether the job's code may run."""
+        if self._verdict is not None:  # an order came first
+            return False
         self._starting = asyncio.ensure_future(self._supervisor.start(names, self._origin))
         await asyncio.wait({self._starting})
         if self._verdict is not None:
@@ -450,7 +467,7 @@ class Dispatcher:
     # -- the end -------------------------------------------------------------------------------------------
 
     async def _clean_up(
-        self, mine: Collection[str], kept: Collection[str], before: Belongings, *, was_shared: bool
+        self, mine: Collection[str], kept: Mapping[str, int], before: Belongings, *, was_shared: bool
     ) -> None:
         job, options, verdict = self._job, self._job.options, self._verdict or Verdict(Cause.DONE)
         succeeded = verdict.cause in (Cause.DONE, Cause.STOPPED)
@@ -458,20 +475,21 @@ class Dispatcher:
         is_started = self._starting is not None and self._starting.done() and not self._starting.cancelled()
         has_started = is_started and self._starting is not None and self._starting.exception() is None
         if not (stays and has_started):
-            await self._supervisor.stop(mine, reason=f"job {job.state}", timeout_s=options.shutdown_timeout_s)
+            await self._supervisor.stop(
+                mine, reason="its job is over", timeout_s=options.shutdown_timeout_s, spare=kept
+            )
         self._supervisor.listeners.remove(job.bus.publish)
         self._supervisor.exit_listeners.remove(self._note_service_exit)
         leaks = await self._find_leaks(before, is_shared=was_shared or self._is_shared())
-        report = self._report((*kept, *mine), verdict, tuple(leaks))
-        trigger, exception = self._conclude(verdict, report)
+        trigger, exception = self._conclude(verdict, stays=stays and has_started)
         state = job.move(trigger, verdict.reason)
         report = CleanupReport(
-            title=report.title,
+            title=f"job {job.name!r}",
             state=state,
             reason=job.reason,
             elapsed_s=time.monotonic() - job.began_s,
-            services=report.services,
-            leaks=report.leaks,
+            services=entries(self._supervisor, (*kept, *mine), restarts_before=kept),
+            leaks=tuple(leaks),
         )
         if exception is not None:
             _add_notes(exception, report, self._lost if verdict.cause is not Cause.SERVICE_LOST else ())
@@ -484,32 +502,38 @@ class Dispatcher:
         if self._is_code_abandoned and (survivor := self._code.survivor()) is not None:
             leaks.append(survivor)
         if Belongings.now() - before:
-            live = self._supervisor.units.values()
-            ours = frozenset(unit.life.pid for unit in live if unit.life.pid is not None)
+            ours = program_pids()
             search: Awaitable[list[Leak]] = call_in_thread(
                 lambda: find_leaks(before, ours=ours, is_shared=is_shared), origin=self._origin, name="leak audit"
             )
             leaks += await search
         return leaks
 
-    def _report(self, names: Collection[str], verdict: Verdict, leaks: tuple[Leak, ...]) -> CleanupReport:
-        return CleanupReport(title=f"job {self._job.name!r}", services=entries(self._supervisor, names), leaks=leaks)
-
-    def _conclude(self, verdict: Verdict, report: CleanupReport) -> tuple[JobTrigger, BaseException | None]:
+    def _conclude(self, verdict: Verdict, *, stays: bool) -> tuple[JobTrigger, BaseException | None]:
         if verdict.cause in (Cause.DONE, Cause.STOPPED):
             return JobTrigger.SUCCESS, None
         if verdict.cause is Cause.CANCELLED:
             how = f" ({verdict.reason})" if verdict.reason != "cancelled" else ""
-            text = f"job {self._job.name!r} was cancelled{how}; its services are stopped and cleaned."
+            services = "its services live on" if stays else "its services are stopped and cleaned"
+            text = f"job {self._job.name!r} was cancelled{how}; {services}."
             return JobTrigger.CANCELLATION, JobCancelledError(text, job=self._job.name, job_id=self._job.id)
         assert verdict.error is not None
         return JobTrigger.FAILURE, verdict.error
 
 
-def entries(supervisor: Supervisor, names: Collection[str]) -> tuple[ServiceEntry, ...]:
-    """Return what became of services, in the order of their registration."""
+def entries(
+    supervisor: Supervisor, names: Collection[str], *, restarts_before: Mapping[str, int] | None = None
+) -> tuple[ServiceEntry, ...]:
+    """Return what became of services, in the order of their registration; earlier restarts are not counted."""
+    before = restarts_before or {}
     return tuple(
-        ServiceEntry.of(unit.name, unit.slot.spec.kind, str(unit.state), unit.life if unit.life.started_s else Life())
+        ServiceEntry.of(
+            unit.name,
+            unit.slot.spec.kind,
+            str(unit.state),
+            unit.life if unit.life.started_s else Life(),
+            restarts=max(0, unit.life.restarts - before.get(name, 0)),
+        )
         for name, unit in supervisor.units.items()
         if name in names
     )
@@ -525,4 +549,5 @@ def _add_notes(exception: BaseException, report: CleanupReport, lost: Collection
         entry for entry in report.services if entry.is_trouble and not any(entry.error is error for error in told)
     ]
     for note in (*lost, report.note, *(f"service {entry.name!r}: {entry.note}" for entry in entries_to_tell)):
-        exception.add_note(note)
+        with suppress(Exception):  # an exception need not take notes
+            exception.add_note(note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import add
 from types import TracebackType
@@ -254,7 +255,8 @@ class PipelineRun:
         note = f"{self._pipeline.label(operator)}, {where}"
         # The user may raise one exception object again and again.
         if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
+            with suppress(Exception):  # an exception need not take notes
+                error.add_note(note)
 
     def _close(self, failure: BaseException | None) -> BaseException | None:
         """Close what was opened, the last one first; return the first failure, the rest as notes on it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
@@ -17,13 +18,20 @@ from autostop_lab.dispatcher import CellCode, Dispatcher, FollowedCode, JobCode,
 from autostop_lab.engines import LocalEngine
 from autostop_lab.environment.base import Environment, refuse_unknown_keywords
 from autostop_lab.environment.registry import registry
-from autostop_lab.exceptions import DependencyError, JobRunningError, PipelineError, ServiceStopError
+from autostop_lab.exceptions import (
+    DependencyError,
+    EnvironmentClosedError,
+    JobRunningError,
+    PipelineError,
+    ServiceStopError,
+)
 from autostop_lab.job.job import Job, JobOptions, current_job
 from autostop_lab.job.report import CleanupReport
 from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import Origin
 from autostop_lab.services.handle import HealthResult, ServiceHandle, current_hook
 from autostop_lab.services.policies import ServicePolicy
+from autostop_lab.supervisor.lifetime import HURRIED_S
 from autostop_lab.supervisor.loop import LoopThread, result_in_ticks, supervisor_loop
 from autostop_lab.supervisor.plan import start_levels, unknown_service
 from autostop_lab.supervisor.supervisor import Supervisor
@@ -63,6 +71,7 @@ class LocalEnvironment(Environment):
     def __init__(self, name: str, *, policy: ServicePolicy | None = None, **unknown: Any) -> None:
         refuse_unknown_keywords("LocalEnvironment", unknown, ("policy",))
         super().__init__(name, policy=policy)
+        self._pid = os.getpid()
         self._lock = threading.RLock()
         self._loop: LoopThread | None = None
         self._supervisor: Supervisor | None = None
@@ -87,6 +96,11 @@ class LocalEnvironment(Environment):
 
     def _supervise(self) -> tuple[LoopThread, Supervisor]:
         """Return the loop and the supervisor, with all registered services taken in."""
+        if os.getpid() != self._pid:
+            raise EnvironmentClosedError(
+                f"environment {self.name!r} belongs to process {self._pid}, and this is a forked child of it. "
+                "Make an environment of its own here."
+            )
         with self._lock:
             if self._loop is None or self._supervisor is None:
                 self._loop = supervisor_loop()
@@ -109,7 +123,7 @@ class LocalEnvironment(Environment):
         job = self.last_job
         if job is not None and not job.is_over:
             return True
-        return self._supervisor is not None and name in self._supervisor.live()
+        return self._supervisor is not None and name in self._supervisor.units and self._supervisor.units[name].is_busy
 
     def _check_dependencies(self) -> None:
         start_levels({name: slot.spec.policy.depends_on for name, slot in self._slots.items()})
@@ -140,7 +154,8 @@ class LocalEnvironment(Environment):
             _wait_interruptibly(starting)
         except KeyboardInterrupt:
             starting.cancel()
-            loop.run(supervisor.stop(names, reason="interrupted"))
+            rolling_back = loop.submit(supervisor.stop(names, reason="interrupted"))
+            _wait_interruptibly(rolling_back, on_interrupt=self._hurry)
             raise
 
     def submit(
@@ -247,10 +262,19 @@ class LocalEnvironment(Environment):
             if not pipelines:
                 return None
             self._graph = Graph(self)
+            self._start_registered_since(origin)
             job.progress = Progress(pipelines)
             return self._thread_code(job, pipelines, control, origin)
 
         return FollowedCode(first, follow, control)
+
+    def _start_registered_since(self, origin: Origin) -> None:
+        """Start what the body has registered, for the pipeline that it has built."""
+        self._check_dependencies()
+        loop, supervisor = self._supervise()
+        fresh, self._fresh = list(self._fresh), set()
+        if fresh:
+            loop.run(supervisor.start(fresh, origin))
 
     def _thread_code(self, job: Job, pipelines: tuple[Pipeline, ...], control: Control, origin: Origin) -> JobCode:
         def work() -> Any:
@@ -328,18 +352,24 @@ class LocalEnvironment(Environment):
         CleanupReport
             What became of the services. `CleanupReport.check` raises what went wrong.
         """
+        return self._stop(is_final=False)
+
+    def _stop(self, *, is_final: bool) -> CleanupReport:
         began_s = time.monotonic()
         job = self.last_job
+        if os.getpid() != self._pid:
+            return CleanupReport(
+                title=f"environment {self.name!r}", reason="a forked child: its parent has the services"
+            )
         reason = f"environment {self.name!r} was stopped"
         if self._is_in_own_hook() or self._runs_caller():
-            return self._stop_without_waiting(reason)
+            return self._stop_without_waiting(reason, is_final=is_final)
         if job is not None and not job.is_over:
             job.cancel(reason)
             job.wait()
         if self._supervisor is None or self._loop is None:
             return CleanupReport(title=f"environment {self.name!r}", state="stopped")
-        live = self._supervisor.live()
-        stopping = self._loop.submit(self._supervisor.stop(live, reason="environment stopped"))
+        stopping = self._loop.submit(self._supervisor.stop_all(reason="environment stopped", is_final=is_final))
         _wait_interruptibly(stopping, on_interrupt=self._hurry)
         services = entries(self._supervisor, self._slots)
         return CleanupReport(
@@ -358,12 +388,12 @@ class LocalEnvironment(Environment):
         slot = current_hook.get()
         return slot is not None and self._slots.get(slot.name) is slot
 
-    def _stop_without_waiting(self, reason: str) -> CleanupReport:
+    def _stop_without_waiting(self, reason: str, *, is_final: bool) -> CleanupReport:
         """Stop for code of our own job or services, which would wait for itself."""
         loop, supervisor = self._supervise()
 
         def stop_services() -> None:
-            loop.submit(supervisor.stop(supervisor.live(), reason=reason))
+            loop.submit(supervisor.stop_all(reason=reason, is_final=is_final))
 
         job = self.last_job
         if job is not None and not job.is_over:
@@ -384,8 +414,9 @@ class LocalEnvironment(Environment):
             What became of the services.
         """
         if self._closing_report is None:
-            self._closing_report = self.stop()
-            self._is_closed = True
+            with self._lock:
+                self._is_closed = True  # so that nothing starts behind the stop
+            self._closing_report = self._stop(is_final=True)
             registry.remove(self)
         return self._closing_report
 
@@ -398,7 +429,9 @@ class LocalEnvironment(Environment):
         loop, supervisor = self._loop, self._supervisor
         if job is not None and not job.is_over:
             job.cancel("the process ends")
-        stopping = loop.submit(supervisor.stop(supervisor.live(), reason="the process ends", timeout_s=budget_s))
+        # The hurried stop and cleanup of what is late then have their time within the budget.
+        polite_s = max(0.0, budget_s - 2 * HURRIED_S)
+        stopping = loop.submit(supervisor.stop_all(reason="the process ends", timeout_s=polite_s, is_final=True))
 
         def wait() -> None:
             stopping.exception(budget_s + 1.0)
@@ -454,6 +487,7 @@ class LocalEnvironment(Environment):
 
     def wake_service(self, name: str) -> None:
         """Start one service that rests because nobody called it; one that was stopped since stays at rest."""
+        self._check_open()
         loop, supervisor = self._supervise()
         loop.run(supervisor.wake(name, Origin()))
 
@@ -483,13 +517,13 @@ class LocalEnvironment(Environment):
         """Look at one service."""
         loop, supervisor = self._supervise()
         unit = supervisor.unit(name)
-        result: HealthResult = loop.run(unit.check_health(unit.slot.spec.policy.call_timeout_s))
+        result: HealthResult = loop.run(unit.check_health(unit.slot.spec.policy.look_timeout_s))
         return result
 
 
 async def _check_all(supervisor: Supervisor) -> dict[str, HealthResult]:
     units = list(supervisor.units.values())
-    looks = (unit.check_health(unit.slot.spec.policy.call_timeout_s) for unit in units)
+    looks = (unit.check_health(unit.slot.spec.policy.look_timeout_s) for unit in units)
     return {unit.name: result for unit, result in zip(units, await asyncio.gather(*looks), strict=True)}
 
 

@@ -11,6 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from autostop_lab.exceptions import UnknownJobError
@@ -89,7 +90,8 @@ class Registry:
             return  # a forked child: the services are its parent's
         waits = [environment.close_at_exit(EXIT_BUDGET_S) for environment in reversed(self.environments())]
         for wait in waits:
-            wait()
+            with suppress(TimeoutError):  # what is late ends with the process
+                wait()
         close_supervisor_loop()
 
 

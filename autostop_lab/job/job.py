@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import threading
 import time
@@ -17,7 +18,7 @@ from autostop_lab.dataflow.control import Control
 from autostop_lab.dataflow.progress import Progress
 from autostop_lab.diagrams import ServiceSnapshot, Snapshot, lifecycle_svg
 from autostop_lab.events import Bus, Event, JobMoved, ServiceMoved
-from autostop_lab.exceptions import CleanupWarning
+from autostop_lab.exceptions import CleanupWarning, JobError
 from autostop_lab.job.report import CleanupReport, seconds
 from autostop_lab.lifecycle import JOB_TABLE, JobState, JobTrigger, Machine
 from autostop_lab.services.handle import ServiceHandle, ServiceSlot
@@ -25,6 +26,8 @@ from autostop_lab.services.logs import LogLine
 from autostop_lab.services.runtime import describe_error
 from autostop_lab.supervisor.loop import TICK_S, wait_in_ticks
 from autostop_lab.supervisor.plan import unknown_service
+
+logger = logging.getLogger("autostop_lab.job")
 
 
 class JobOrders(Protocol):
@@ -232,6 +235,12 @@ class Job:
         bool
             Whether the job is over.
         """
+        if _current.get() is self and not self.is_over:
+            raise JobError(
+                f"job {self.name!r} waits for itself: its own code called wait() or result(). Do that outside the job.",
+                job=self.name,
+                job_id=self.id,
+            )
         interrupt: KeyboardInterrupt | None = None
         while True:
             try:
@@ -371,6 +380,8 @@ class Job:
 
     def finish(self, *, result: Any, exception: BaseException | None, report: CleanupReport) -> None:
         """Take the end of the job, and tell whoever waits for it."""
+        if self._done.is_set():
+            return
         self._result, self._exception, self._report = result, exception, report
         self._ended_at = time.time()
         self.bus.close()
@@ -378,7 +389,10 @@ class Job:
             self._done.set()
             callbacks, self._when_done = self._when_done, []
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:  # who waits must not keep the others waiting
+                logger.exception("job %r: a callback failed when it was over", self.name)
 
     def when_done(self, callback: Callable[[], object]) -> None:
         """Call `callback` once, from whatever thread, when the job is over; at once if it is."""

@@ -58,8 +58,8 @@ class ServiceEntry:
     failed_runs: tuple[BaseException, ...] = ()
 
     @classmethod
-    def of(cls, name: str, kind: str, state: str, life: Life) -> ServiceEntry:
-        """Return the entry of one life."""
+    def of(cls, name: str, kind: str, state: str, life: Life, *, restarts: int = 0) -> ServiceEntry:
+        """Return the entry of one life, which came after so many restarts."""
         return cls(
             name=name,
             kind=kind,
@@ -70,7 +70,7 @@ class ServiceEntry:
             stop_s=_between(life.stop_began_s, life.cleanup_began_s),
             cleanup_s=_between(life.cleanup_began_s, life.ended_s),
             exit_code=life.exit_code,
-            restarts=life.restarts,
+            restarts=restarts,
             failed_runs=tuple(life.failed_runs),
             errors=tuple(life.errors),
             exit=life.exit,
@@ -205,8 +205,8 @@ class CleanupReport:
         Raises
         ------
         ExceptionGroup
-            With a `ServiceStopError` for each service that failed, was killed or abandoned; its cause is the
-            service's own error.
+            With a `ServiceStopError` for each service whose start, stop or cleanup failed or was late, or of
+            which something is left; its cause is the service's own error.
         """
         problems = [problem for entry in self.services if (problem := _problem(entry)) is not None]
         if problems:

@@ -318,8 +318,9 @@ class ServiceMethod:
                 return call(*args, **kwargs)
             except EndpointClosedError:
                 self._slot.note_closed(call, self._name)
-            except ServiceCrashedError:
-                if not (may_repeat and self._slot.spec.policy.retry_calls):
+            except ServiceCrashedError as error:
+                is_own = error.service == self._slot.name and error.phase == "call"
+                if not (is_own and may_repeat and self._slot.spec.policy.retry_calls):
                     raise
                 may_repeat = False
                 self._slot.note_closed(call, self._name)

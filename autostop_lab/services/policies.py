@@ -324,6 +324,11 @@ class ServicePolicy:
         assert not isinstance(self.cron, str)
         return self.cron
 
+    @property
+    def look_timeout_s(self) -> float:
+        """Longest look at its health, in seconds."""
+        return self.health.timeout_s if self.health is not None else Health().timeout_s
+
     def inherit(self, parent: ServicePolicy | None) -> ServicePolicy:
         """Return this policy with the fields that were not given taken from `parent`."""
         if parent is None:

@@ -17,7 +17,7 @@ from autostop_lab.origin import Origin
 from autostop_lab.reaper.session import current_session
 from autostop_lab.services.handle import Endpoint, HealthResult, ServiceHandle, ServiceSlot, current_hook
 from autostop_lab.services.service import ServiceContext, hook
-from autostop_lab.services.threads import HookError, HookThread, ServiceLoop, call_in_thread
+from autostop_lab.services.threads import HookError, HookThread, ServiceLoop, call_in_thread, text_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Exit:
         if self.problem:
             return self.problem
         if self.error is not None:
-            return f"{type(self.error).__name__}: {self.error}"
+            return describe_error(self.error)
         if self.code is None:
             return "done"
         return f"signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
@@ -262,9 +262,9 @@ class LocalRuntime(Runtime):
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an exception as one line."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    """Return an exception as one line, whatever its own ``__str__`` does."""
+    lines = text_of(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 class UnhealthyError(Exception):

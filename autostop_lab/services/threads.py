@@ -30,6 +30,14 @@ def mark_retrieved(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception; "" where asking for it fails."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 class HookError(Exception):
     """Carries through an event loop, as `cause`, what user code raised and the loop would choke on.
 
@@ -37,7 +45,7 @@ class HookError(Exception):
     """
 
     def __init__(self, cause: BaseException) -> None:
-        super().__init__(str(cause))
+        super().__init__(text_of(cause))
         self.cause = cause
 
 

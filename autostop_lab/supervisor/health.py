@@ -85,8 +85,8 @@ class Look:
     """What a call of a ``health_check()`` gave."""
 
     watch: Watch
-    answer: Any
-    error: BaseException | None
+    details: dict[str, Any]
+    error: str | None
     latency_s: float
 
 
@@ -224,12 +224,8 @@ class HealthBoard:
                     break
                 began_s = self._loop.time()
                 batch.current = (index, began_s)
-                answer, error = None, None
-                try:
-                    answer = function()
-                except BaseException as raised:
-                    error = raised
-                batch.looks.append(Look(watch, answer, error, self._loop.time() - began_s))
+                details, error = _look(function)
+                batch.looks.append(Look(watch, details, error, self._loop.time() - began_s))
             try:
                 self._loop.call_soon_threadsafe(self._finish, batch)
             except RuntimeError:  # the process ends
@@ -269,8 +265,9 @@ class HealthBoard:
 
     def _take_in(self, looks: list[Look]) -> None:
         for look in looks:
-            details, error = _read(look)
-            self._note(look.watch, _result(look.watch, details=details, error=error, latency_s=look.latency_s))
+            self._note(
+                look.watch, _result(look.watch, details=look.details, error=look.error, latency_s=look.latency_s)
+            )
 
     # -- what follows --------------------------------------------------------------------------------------
 
@@ -289,14 +286,14 @@ class HealthBoard:
         self._push(watch)
 
 
-def _read(look: Look) -> tuple[dict[str, Any], str | None]:
-    """Return the details of a look, and why it found the service unwell."""
-    if look.error is not None:
-        return {}, describe_error(look.error)
+def _look(function: Callable[[], Any]) -> tuple[dict[str, Any], str | None]:
+    """Call a health check and read its answer, all of which may be user code; return details and what is wrong."""
     try:
-        return details_of(look.answer), None
+        return details_of(function()), None
     except UnhealthyError as found:
         return {}, str(found)
+    except BaseException as raised:
+        return {}, describe_error(raised)
 
 
 def _result(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 from autostop_lab.events import ServiceMoved
 from autostop_lab.exceptions import ServiceStartError, UnknownServiceError
@@ -28,6 +30,15 @@ FAILURE_WINDOW_S = 0.5
 
 MakeRuntime = Callable[[ServiceSlot, Origin, Callable[[str], ServiceHandle]], Runtime]
 RUNTIMES: Mapping[str, MakeRuntime] = {"thread": ThreadRuntime, "command": ProgramRuntime}
+
+
+_supervisors: WeakSet[Supervisor] = WeakSet()
+
+
+def program_pids() -> frozenset[int]:
+    """Return the pids of all programs that supervisors of this process keep."""
+    units = [unit for supervisor in tuple(_supervisors) for unit in tuple(supervisor.units.values())]
+    return frozenset(unit.life.pid for unit in units if unit.life.pid is not None)
 
 
 class Supervisor:
@@ -65,6 +76,10 @@ class Supervisor:
         self._wall_clock = wall_clock
         self._jitter = jitter
         self.units: dict[str, Unit] = {}
+        # Who is being ended for good, and what is done when that is over.
+        self._holds: list[tuple[frozenset[str], asyncio.Future[None]]] = []
+        self._is_closed = False
+        _supervisors.add(self)
         self.listeners: list[Callable[[ServiceMoved], None]] = []
         self.exit_listeners: list[Callable[[Unit, Exit], None]] = []
         self._origin = Origin()
@@ -256,6 +271,8 @@ class Supervisor:
         chosen = list(names)
         left = self._waiting_for_their_own_start(chosen if by_hand else ())
         wanted = with_needed(chosen, self.dependencies) - left
+        while not by_hand and (holds := self._holds_of(wanted)):
+            await asyncio.wait(holds)
         await self._start({name: self.units[name].generation for name in wanted}, by_hand=by_hand)
 
     async def wake(self, name: str, origin: Origin) -> None:
@@ -290,8 +307,30 @@ class Supervisor:
         wanted |= await self._end_for_return([name, *back], reason="restarted by hand")
         await self._start(wanted, by_hand=True, is_return=True)
 
+    def begin_afresh(self, names: Iterable[str]) -> None:
+        """Count the next start of services as a first one, and no restart."""
+        for name in names:
+            self.units[name].void(is_last=True)
+
+    @contextmanager
+    def holding(self, names: Iterable[str]) -> Iterator[None]:
+        """Let no service of these start while they are being ended for good."""
+        hold = (frozenset(names), asyncio.get_running_loop().create_future())
+        self._holds.append(hold)
+        try:
+            yield
+        finally:
+            self._holds.remove(hold)
+            set_signal(hold[1])
+
+    def _holds_of(self, names: Collection[str]) -> list[asyncio.Future[None]]:
+        return [done for held, done in self._holds if not held.isdisjoint(names)]
+
     async def _start(self, wanted: Mapping[str, int], *, by_hand: bool = False, is_return: bool = False) -> None:
         """Start services by levels, each as of a generation: one that was stopped since is an error."""
+        for name in wanted:
+            if (self._is_closed or self._holds_of([name])) and self.units[name].state not in ANSWERING:
+                raise self._not_started(self.units[name], "it is being ended with its job or environment")
         try:
             for level in levels_within(wanted, self.dependencies):
                 units = [self.units[name] for name in level]
@@ -362,6 +401,7 @@ class Supervisor:
         timeout_s: float | None = None,
         kill: bool = False,
         by_hand: bool = False,
+        spare: Collection[str] = (),
     ) -> None:
         """End services, what depends on them first; each level in parallel. It never raises: see their lives.
 
@@ -379,9 +419,11 @@ class Supervisor:
             Whether to skip the grace periods from the start.
         by_hand : bool
             Whether this is an order to these very services, which an ``unless-stopped`` one remembers.
+        spare : collection of str
+            Who is left alone, although it depends on one of them.
         """
         chosen = list(names)
-        wanted = with_dependants(chosen, self.dependencies)
+        wanted = with_dependants(chosen, self.dependencies) - set(spare)
         for name in wanted:
             self.units[name].void(reason, is_last=not by_hand)
         await self._end(
@@ -391,6 +433,15 @@ class Supervisor:
             kill=kill,
             by_hand=frozenset(chosen if by_hand else ()),
         )
+
+    async def stop_all(self, *, reason: str, timeout_s: float | None = None, is_final: bool = False) -> None:
+        """End every service, also what is still cleared away, rests or would return.
+
+        None starts meanwhile, and none any more if it `is_final`.
+        """
+        self._is_closed = self._is_closed or is_final
+        with self.holding(self.units):
+            await self.stop(list(self.units), reason=reason, timeout_s=timeout_s)
 
     async def retire(self, name: str, *, reason: str) -> None:
         """End a service whose time is over, what depends on it first; its next start is a restart."""

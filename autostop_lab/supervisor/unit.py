@@ -131,6 +131,11 @@ class Unit:
         return self.state in SERVICE_TABLE.live
 
     @property
+    def is_busy(self) -> bool:
+        """Whether something lives, or is still cleared away."""
+        return self.is_live or (self._work is not None and not self._work.done())
+
+    @property
     def is_coming(self) -> bool:
         """Whether it is on its way up, or will be without a further order."""
         return self.state in (ServiceState.STARTING, ServiceState.BACKOFF) or self.slot.is_returning

@@ -295,6 +295,7 @@ class Supervisor:
         ExceptionGroup
             So it was with several.
         """
+        self._refuse_held([name])
         self._origin = origin
         dependants = with_dependants([name], self.dependencies) - {name}
         back = [
@@ -323,14 +324,17 @@ class Supervisor:
             self._holds.remove(hold)
             set_signal(hold[1])
 
+    def _refuse_held(self, names: Iterable[str]) -> None:
+        for name in names:
+            if self._is_closed or self._holds_of([name]):
+                raise self._not_started(self.units[name], "it is being ended with its job or environment")
+
     def _holds_of(self, names: Collection[str]) -> list[asyncio.Future[None]]:
         return [done for held, done in self._holds if not held.isdisjoint(names)]
 
     async def _start(self, wanted: Mapping[str, int], *, by_hand: bool = False, is_return: bool = False) -> None:
         """Start services by levels, each as of a generation: one that was stopped since is an error."""
-        for name in wanted:
-            if (self._is_closed or self._holds_of([name])) and self.units[name].state not in ANSWERING:
-                raise self._not_started(self.units[name], "it is being ended with its job or environment")
+        self._refuse_held(name for name in wanted if self.units[name].state not in ANSWERING)
         try:
             for level in levels_within(wanted, self.dependencies):
                 units = [self.units[name] for name in level]

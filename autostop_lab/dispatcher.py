@@ -436,7 +436,7 @@ class Dispatcher:
         lines = unit.slot.ring.texts(SHOWN_LOG_LINES)
         said = "\nIts last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
         error = ServiceCrashedError(
-            f"{problem}. Read its lines with job.logs({unit.name!r}).{said}",
+            f"{problem}.{said}" if said else f"{problem}. It has logged nothing.",
             service=unit.name,
             phase="run",
             exit_code=end.code,

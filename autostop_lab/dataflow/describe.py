@@ -132,6 +132,7 @@ def function_operator(
         form = Form.CALLABLE
         refuse_async(what, function)
         refuse_generator(kind, what, function)
+        refuse_other_arguments(what, function, count=1)
     check_arguments(what, function, form, args, kwargs)
     return Operator(kind, name, function, form, args, dict(kwargs), shown)
 
@@ -204,7 +205,21 @@ def call_operator(function: Any) -> Operator:
             "If it was called on the way, give the function itself: run(main), not run(main())."
         )
     refuse_async(f"run({shown})", function)
+    refuse_other_arguments(f"run({shown})", function, count=0)
     return Operator(Kind.CALL, Kind.CALL.value, function, Form.CALLABLE, shown=shown)
+
+
+def refuse_other_arguments(what: str, function: Any, *, count: int) -> None:
+    """Refuse a function that cannot be called with `count` arguments, where its signature tells."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # functions written in C need not have one
+        return
+    try:
+        signature.bind(*(None,) * count)
+    except TypeError as error:
+        given = "with one record" if count else "without arguments"
+        raise PipelineError(f"{what} is called {given}, and takes {signature}: {error}.") from None
 
 
 def refuse_as_records(what: str, source: Any) -> None:

@@ -32,7 +32,7 @@ from autostop_lab.origin import Origin
 from autostop_lab.services.handle import HealthResult, ServiceHandle, current_hook
 from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.supervisor.lifetime import HURRIED_S
-from autostop_lab.supervisor.loop import LoopThread, result_in_ticks, supervisor_loop
+from autostop_lab.supervisor.loop import LoopThread, result_in_ticks, supervisor_loop, wait_in_ticks
 from autostop_lab.supervisor.plan import start_levels, unknown_service
 from autostop_lab.supervisor.supervisor import Supervisor
 
@@ -435,6 +435,8 @@ class LocalEnvironment(Environment):
 
         def wait() -> None:
             stopping.exception(budget_s + 1.0)
+            if job is not None:
+                wait_in_ticks(job.over, HURRIED_S)
 
         return wait
 

@@ -64,7 +64,7 @@ class Belongings:
     @classmethod
     def now(cls) -> Belongings:
         """Look."""
-        threads = frozenset(t for t in threading.enumerate() if not t.name.startswith(THREAD_PREFIX))
+        threads = frozenset(thread for thread in threading.enumerate() if not _is_ours_or_the_kernels(thread))
         return cls(threads, frozenset(_children()), frozenset(_files()))
 
     def __sub__(self, earlier: Belongings) -> Belongings:
@@ -74,6 +74,11 @@ class Belongings:
     def __bool__(self) -> bool:
         """Return whether there is anything."""
         return bool(self.threads or self.children or self.files)
+
+
+def _is_ours_or_the_kernels(thread: threading.Thread) -> bool:
+    """Return whether a thread is ours, or one that a kernel starts for itself when it first needs it."""
+    return thread.name.startswith(THREAD_PREFIX) or type(thread).__module__.startswith(("zmq.", "ipykernel."))
 
 
 def _children() -> Iterable[int]:

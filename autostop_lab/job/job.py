@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import sys
 import threading
 import time
 import warnings
+from base64 import b64encode
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -139,6 +141,11 @@ class Job:
         return self._done.is_set()
 
     @property
+    def over(self) -> threading.Event:
+        """Set when the job is over."""
+        return self._done
+
+    @property
     def services(self) -> dict[str, ServiceHandle]:
         """Handles of its services, by name."""
         return {name: ServiceHandle(slot) for name, slot in self._slots.items()}
@@ -252,6 +259,8 @@ class Job:
                 interrupt = raised
                 self.interrupt()
         if interrupt is not None:
+            if self._report is not None:
+                interrupt.add_note(self._report.headline)
             raise interrupt
         if is_over:
             self._warn()
@@ -311,7 +320,7 @@ class Job:
                     f"job {self.name!r} succeeded, but not its cleanup: {'; '.join(trouble)}. "
                     "print(job.report) says more.",
                     CleanupWarning,
-                    stacklevel=4,
+                    stacklevel=_users_level(),
                 )
 
     # -- how it is shown -----------------------------------------------------------------------------------
@@ -353,9 +362,16 @@ class Job:
     def _repr_mimebundle_(self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None) -> Any:
         """Return text and HTML with the picture and the receipt, without any widget."""
         picture = lifecycle_svg(self.snapshot())
+        # As an image: front ends take SVG elements out of the HTML of a notebook that they do not trust.
+        source = b64encode(picture.encode()).decode()
+        image = f'<img alt="{escape(self.summary())}" src="data:image/svg+xml;base64,{source}">'
         receipt = self._report._repr_html_() if self._report is not None else ""
         error = f"<pre>{escape(describe_error(self._exception))}</pre>" if self._exception is not None else ""
-        return {"text/plain": self.summary(), "text/html": f"<div>{picture}{error}{receipt}</div>"}
+        return {
+            "text/plain": self.summary(),
+            "text/html": f"<div>{image}{error}{receipt}</div>",
+            "image/svg+xml": picture,
+        }
 
     # -- what its dispatcher does --------------------------------------------------------------------------
 
@@ -401,6 +417,14 @@ class Job:
                 self._when_done.append(callback)
                 return
         callback()
+
+
+def _users_level() -> int:
+    """Return how many frames the nearest code that is not ours is away from who calls this."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("autostop_lab"):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 _current: ContextVar[Job | None] = ContextVar("autostop_lab_current_job", default=None)

@@ -178,6 +178,9 @@ class CleanupReport:
             for phase, error in entry.errors:
                 lines.append(f"\n{entry.name}, {phase}:")
                 lines.append("".join(traceback.format_exception(error)).rstrip())
+            if entry.exit is not None and entry.exit.error is not None:
+                lines.append(f"\n{entry.name}, run:")
+                lines.append("".join(traceback.format_exception(entry.exit.error)).rstrip())
             if "\n" in entry.survivor:
                 lines.append(f"\n{entry.name}: {entry.survivor.rstrip()}")
         for leak in self.leaks:

@@ -165,7 +165,7 @@ class Command:
             raise ConfigurationError(
                 f"service {service!r}: stop_signal={self.stop_signal!r} is not a signal of this machine."
             ) from None
-        if self.ready is not None and not hasattr(self.ready, "describe"):
+        if self.ready is not None and (isinstance(self.ready, type) or not hasattr(self.ready, "describe")):
             raise ConfigurationError(
                 f"service {service!r}: ready={self.ready!r} is not a probe; "
                 "use TcpReady, HttpReady, LogReady or CallReady."

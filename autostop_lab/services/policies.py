@@ -7,10 +7,11 @@ import threading
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, fields
 from datetime import UTC, datetime, tzinfo
+from difflib import get_close_matches
 from typing import Any, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from autostop_lab.exceptions import ConfigurationError
+from autostop_lab.exceptions import ArgumentError, ConfigurationError
 
 
 def check_seconds(owner: str, name: str, value: object, *, minimum: float = 0.0, exclusive: bool = False) -> None:
@@ -273,6 +274,12 @@ class ServicePolicy:
 
     def __new__(cls, **given: Any) -> Self:
         """Remember which fields were given, so that the others can be inherited."""
+        names = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in names:
+                near = get_close_matches(name, names, 1)
+                hint = f" Did you mean {near[0]!r}?" if near else f" It has {', '.join(names)}."
+                raise ArgumentError(f"ServicePolicy has no field {name!r}.{hint}")
         policy = super().__new__(cls)
         object.__setattr__(policy, "_given", frozenset(given))
         return policy

@@ -147,7 +147,7 @@ class Lifetime:
         cause = error.cause if isinstance(error, HookError) else error
         where = "its constructor" if phase == "construct" else f"{phase}()"
         wrapped = ServiceStartError(
-            f"service {self._slot.name!r} did not start: {where} raised {describe_error(cause)}.",
+            self._slot.ring.mask(f"service {self._slot.name!r} did not start: {where} raised {describe_error(cause)}."),
             service=self._slot.name,
             phase=phase,
             log_lines=self._slot.ring.texts(SHOWN_LOG_LINES),

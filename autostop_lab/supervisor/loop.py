@@ -21,6 +21,8 @@ Result = TypeVar("Result")
 #: How often who waits wakes up to see an interrupt, in seconds. A signal may be taken by another thread, and then
 #: nothing wakes the main thread; and ipykernel delivers the interrupt of an ``await`` only when its loop wakes up.
 TICK_S = 0.1
+#: How long tasks have to end that are cancelled at the end of the process, in seconds.
+LAST_TASKS_S = 0.5
 
 
 def wait_in_ticks(event: threading.Event, timeout_s: float | None = None) -> bool:
@@ -56,6 +58,13 @@ class LoopThread:
     def _work(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+        # The process ends: what is still under way is told, so that it ends without a word.
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=LAST_TASKS_S))
+        self.loop.close()
 
     def submit(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
         """Run a coroutine in the loop and return a future of its value."""
@@ -76,9 +85,7 @@ class LoopThread:
         """End the loop and its thread, at the end of the process."""
         if self.pid == os.getpid():
             self.loop.call_soon_threadsafe(self.loop.stop)
-            self.thread.join(1.0)
-            if not self.thread.is_alive():
-                self.loop.close()
+            self.thread.join(2 * LAST_TASKS_S)
 
 
 _current: LoopThread | None = None

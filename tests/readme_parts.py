@@ -33,13 +33,16 @@ def blocks() -> dict[str, str]:
     }
 
 
+UNWELL = '`unhealthy`; with `on_unhealthy="restart"` stopped and started anew, within the limit'
+
+
 def policy_table() -> str:
     """Return what happens to a service on each occasion, for each restart policy, as Markdown."""
     rows = [
         ("it ends by itself, cleanly", [_end(word, is_clean=True) for word in RESTART_WORDS]),
         ("it crashes", [_end(word, is_clean=False) for word in RESTART_WORDS]),
         ("its start fails", [_end(word, is_clean=False) for word in RESTART_WORDS]),
-        ("its health check fails too often", ["`unhealthy`; with `on_unhealthy=\"restart\"` stopped and started anew, within the limit"] * 4),
+        ("its health check fails too often", [UNWELL] * 4),
         ("its health check hangs", ["counts as failed; others are not delayed"] * 4),
         ("it is stopped by hand", [f"`stopped`; {_return(word)}" for word in RESTART_WORDS]),
         ("the job ends", ["stopped and cleaned, pending restarts are void"] * 4),

@@ -104,7 +104,9 @@ class HookThread:
 
     def survivor(self) -> str:
         """Return its name and where it is now, in traceback form."""
-        return f"thread {self.thread.name!r} is still at\n{stack_of(self.thread)}"
+        stack = stack_of(self.thread)
+        where = stack.rstrip().rpartition("  File ")[2].partition("\n")[0]
+        return f"thread {self.thread.name!r} is still at {where or 'its end'}\n{stack}"
 
 
 def post(

@@ -108,6 +108,9 @@ class Supervisor:
         return self._runtimes[slot.spec.runtime](slot, self._origin, lambda name: self._find(slot, name))
 
     def _find(self, asking: ServiceSlot, name: str) -> ServiceHandle:
+        if name == asking.name:
+            text = f"service {name!r} asked for itself; it calls its own methods by self."
+            raise UnknownServiceError(text, service=name)
         if name not in asking.spec.policy.depends_on:
             raise UnknownServiceError(
                 f"service {asking.name!r} asked for service {name!r}, which it did not declare. "

@@ -574,6 +574,8 @@ def test_env_stop_cancels_a_running_job_and_can_be_used_again(env: LocalEnvironm
     env.register_service("a", Recorder, diary, "a")
     env.run(lambda: current_job().stopping.wait())
     job = env.submit()
+    while job.state is not JobState.RUNNING:
+        time.sleep(0.001)
     report = env.stop()
 
     assert job.state is JobState.CANCELLED

@@ -14,7 +14,6 @@ from autostop_lab.reaper import session as module
 from autostop_lab.reaper.processes import MARKER_NAME, SESSION_VARIABLE
 from autostop_lab.reaper.session import Session, UnsafeFolderError, current_session
 
-
 # Since Python 3.12 it warns of a fork beside threads; here it is what is tested.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 

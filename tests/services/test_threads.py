@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -97,7 +97,7 @@ def test_a_busy_thread_says_where_it_is() -> None:
 
     thread = run(main())
     eventually(lambda: "hang_here" in thread.survivor())
-    assert thread.survivor().startswith("thread 'autostop-lab: test' is still at\n  File ")
+    assert thread.survivor().startswith("thread 'autostop-lab: test' is still at \"")
     door.set()
     thread.thread.join(LONG_S)
     assert stack_of(thread.thread) == ""

@@ -61,7 +61,7 @@ class LogRing:
         self._count = 0
         self._partial = b""
         self._lock = threading.Lock()
-        self._listeners: tuple[Callable[[LogLine], None], ...] = ()
+        self._listeners: tuple[Callable[[list[str]], None], ...] = ()
         self._hidden: tuple[str, ...] = ()
 
     # -- writing -------------------------------------------------------------------------------------------
@@ -73,29 +73,29 @@ class LogRing:
     def feed(self, data: bytes) -> None:
         """Add raw output of a program; a line that is not complete waits for its end, within bounds."""
         data = self._partial + data
-        if self._listeners:
-            *lines, self._partial = data.split(b"\n")
-        else:  # lines that others would push out at once are not looked at
-            *lines, self._partial = data.rsplit(b"\n", self.max_lines + 1)[-self.max_lines - 1 :]
+        head, end, self._partial = data.rpartition(b"\n")
         if len(self._partial) > 4 * self.max_line_chars:
-            lines.append(self._partial)
-            self._partial = b""
-        self._add(self.mask(line.decode(errors="replace").rstrip("\r")) for line in lines)
+            head, end, self._partial = data, b"\n", b""
+        if not end:
+            return
+        if not self._listeners:  # lines that others would push out at once are not looked at
+            head = b"\n".join(head.rsplit(b"\n", self.max_lines)[-self.max_lines :])
+        text = head.decode(errors="replace").replace("\r\n", "\n").removesuffix("\r")
+        self._add(self.mask(text).split("\n"))
 
     def finish(self) -> None:
         """Add what is left of an incomplete last line."""
         if self._partial:
             self.feed(b"\n")
 
-    def _add(self, texts: Iterable[str]) -> None:
+    def _add(self, texts: list[str]) -> None:
         now = time.time()
-        lines = [LogLine(now, self._cut(text)) for text in texts]
+        lines = [LogLine(now, self._cut(text)) for text in texts[-self.max_lines :]]
         with self._lock:
             self._lines.extend(lines)
-            self._count += len(lines)
+            self._count += len(texts)
         for listener in self._listeners:
-            for line in lines:
-                listener(line)
+            listener(texts)
 
     def _cut(self, text: str) -> str:
         return text if len(text) <= self.max_line_chars else text[: self.max_line_chars] + " ... (cut)"
@@ -135,8 +135,8 @@ class LogRing:
         """Whether somebody listens, so that every line counts."""
         return bool(self._listeners)
 
-    def listen(self, listener: Callable[[LogLine], None]) -> Callable[[], None]:
-        """Call `listener` with each line to come; the returned function ends that."""
+    def listen(self, listener: Callable[[list[str]], None]) -> Callable[[], None]:
+        """Call `listener` with the texts of all lines to come, some at a time; the returned function ends that."""
         with self._lock:
             self._listeners = (*self._listeners, listener)
 

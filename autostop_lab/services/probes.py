@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import http.client
 import re
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -109,10 +110,10 @@ class TcpReady:
         """Connect once."""
         host, port = launched.fill(self.host), int(launched.fill(str(self.port)))
         try:
-            _, writer = await asyncio.open_connection(host, port)
+            # Not by asyncio, which looks names up in an executor.
+            await launched.in_thread(lambda: socket.create_connection((host, port), self.attempt_timeout_s).close())
         except OSError as error:
             raise NotReadyError(f"{host}:{port} refused the connection ({error.strerror or error})") from error
-        writer.close()
         await launched.check_listener(port)
 
 
@@ -222,14 +223,13 @@ class LogReady:
         found = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def see(text: str) -> None:
-            if pattern.search(text):
+        def see(texts: Iterable[str]) -> None:
+            if any(pattern.search(text) for text in texts):
                 loop.call_soon_threadsafe(found.set)
 
-        forget = launched.ring.listen(lambda line: see(line.text))
+        forget = launched.ring.listen(see)
         try:
-            for text in launched.texts_of_this_life():
-                see(text)
+            see(launched.texts_of_this_life())
             await found.wait()
         finally:
             forget()

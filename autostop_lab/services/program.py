@@ -727,10 +727,16 @@ def _launch_problem(error: OSError | ValueError, program: str, cwd: str | None) 
     if cwd is not None and not os.path.isdir(cwd):
         return f"its working directory {cwd!r} {'is not a folder' if os.path.exists(cwd) else 'does not exist'}"
     is_about_program = isinstance(error, OSError) and error.filename == program
-    if isinstance(error, FileNotFoundError) and is_about_program:
-        if os.path.exists(program):
-            return f"program {program!r} is there, but not the interpreter that its first line names"
+    if is_about_program and _is_nowhere(program):
         return f"program {program!r} was not found. Install it, or give its full path"
-    if isinstance(error, PermissionError) and is_about_program:
+    if is_about_program and isinstance(error, FileNotFoundError):
+        return f"program {program!r} is there, but not the interpreter that its first line names"
+    if is_about_program and isinstance(error, PermissionError):
         return f"program {program!r} may not be executed. Check its permissions"
     return f"program {program!r} could not be launched ({error})"
+
+
+def _is_nowhere(program: str) -> bool:
+    # The system says "permission denied" where a folder on the way may not be looked into.
+    folders = [""] if os.sep in program else os.get_exec_path()
+    return not any(os.path.exists(os.path.join(folder, program)) for folder in folders)

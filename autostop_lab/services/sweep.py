@@ -121,13 +121,13 @@ class Sweeper:
         done: asyncio.Future[None] = loop.create_future()
         tree.empty_looks = 0
         order = _Order(tree, is_end, lambda: post(loop, done, None, None))
-        with self._lock:
-            self._orders.append(order)
-            self._news.set()
-            if not self._is_working:
-                threading.Thread(target=self._work, name=thread_name("sweep"), daemon=True).start()
-                self._is_working = True
         try:
+            with self._lock:
+                self._orders.append(order)
+                self._news.set()
+                if not self._is_working:
+                    threading.Thread(target=self._work, name=thread_name("sweep"), daemon=True).start()
+                    self._is_working = True
             await done
         finally:
             self._drop(order)

@@ -380,7 +380,7 @@ def test_ids_are_read_from_ps_and_lsof_where_there_is_no_proc(monkeypatch: pytes
 def test_listeners_are_read_from_lsof_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_output_of", lambda command: "12\n34\n")
 
-    assert listener_pids(80) == {12, 34}
+    assert listener_pids(80) == frozenset({12, 34})
 
 
 @pytest.mark.usefixtures("without_proc")
@@ -401,23 +401,23 @@ def test_who_listens_on_a_port_is_found(family: socket.AddressFamily) -> None:
     with socket.socket(family) as server:
         server.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
         port = server.getsockname()[1]
-        assert listener_pids(port) == set()
+        assert listener_pids(port) == frozenset()
         server.listen()
-        assert listener_pids(port) == {os.getpid()}
+        assert listener_pids(port) == frozenset({os.getpid()})
 
-    assert listener_pids(port) == set()
+    assert listener_pids(port) == frozenset()
 
 
 def test_a_connection_is_no_listener() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())
         port = client.getsockname()[1]
-        assert listener_pids(port) == set()
+        assert listener_pids(port) == frozenset()
         client.close()
 
 
 def test_all_who_listen_together_are_found(child: Children) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         found = child(SLEEP, pass_fds=(server.fileno(),))
-        assert listener_pids(server.getsockname()[1]) == {os.getpid(), found.pid}
+        assert listener_pids(server.getsockname()[1]) == frozenset({os.getpid(), found.pid})
         assert is_running(found.pid)

@@ -182,5 +182,3 @@ class Life:
                 self.kill()
             with suppress(Exception):
                 self.clean()
-
-

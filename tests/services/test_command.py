@@ -91,19 +91,21 @@ def test_a_command_made_by_hand_has_no_port_yet() -> None:
 
 def test_positional_arguments_beyond_argv_are_refused() -> None:
     with pytest.raises(TypeError):
-        Command(["true"], {"A": "1"})  # type: ignore[misc]
+        Command(["true"], {"A": "1"})  # type: ignore[call-arg]
 
 
 def test_a_class_of_the_user_that_is_called_command_keeps_its_private_names() -> None:
     base: Any = Command
 
-    class Command_(base):  # noqa: N801
-        def __init__(self) -> None:
-            self.__port = 3
+    def define() -> Any:
+        class Command(base):  # type: ignore[misc]
+            def __init__(self) -> None:
+                self.__port = self.__context = 3
 
-        def mine(self) -> int:
-            return self.__port
+            def mine(self) -> int:
+                return self.__port
 
-    Command_.__name__ = "Command"
+        return Command()
 
-    assert Command_().port is None
+    assert define().mine() == 3
+    assert define().port is None

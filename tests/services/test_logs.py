@@ -82,7 +82,7 @@ def test_of_a_flood_the_last_lines_are_kept() -> None:
 def test_a_listener_gets_every_line_of_a_flood() -> None:
     ring = LogRing(max_lines=3)
     heard: list[str] = []
-    forget = ring.listen(lambda line: heard.append(line.text))
+    forget = ring.listen(heard.extend)
     assert ring.is_watched
     ring.feed(b"".join(b"%d\n" % number for number in range(1000)))
     forget()
@@ -201,9 +201,7 @@ def test_an_exception_is_logged_with_its_traceback(upper: logging.Logger) -> Non
     assert ring.texts()[-1] == "ValueError: broken"
 
 
-def test_a_wrong_log_call_does_not_break_the_service(
-    upper: logging.Logger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_log_call_does_not_break_the_service(upper: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", False)
 
     logger_into(LogRing(), upper).error("%d", "x")

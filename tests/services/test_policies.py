@@ -60,7 +60,7 @@ def test_what_makes_no_sense_is_refused_at_once(given: dict[str, Any], text: str
 
 def test_positional_arguments_are_refused() -> None:
     with pytest.raises(TypeError, match="positional"):
-        ServicePolicy(("store",))  # type: ignore[misc]
+        ServicePolicy(("store",))  # type: ignore[call-arg]
 
 
 def test_unknown_fields_are_refused() -> None:

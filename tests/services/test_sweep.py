@@ -249,16 +249,16 @@ def test_a_thread_that_cannot_be_started_is_told_and_the_next_one_tried(
 def test_a_loop_that_is_gone_is_no_trouble(world: World) -> None:
     world.looks = [[member(1)]] * 3
     end = Sweeper()
+    ending: list[asyncio.Future[None]] = []
 
     async def abandon() -> None:
-        asyncio.ensure_future(end.end(tree()))
+        ending.append(asyncio.ensure_future(end.end(tree())))
         await asyncio.sleep(0)
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(abandon())
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
     loop.close()
+    del ending[:]
     eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "autostop-lab: sweep"])
     run(end.end(tree()))
 

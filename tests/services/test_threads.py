@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,9 +25,14 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def test_functions_are_called_one_after_another_in_one_thread() -> None:
+    def note(number: int) -> tuple[int, threading.Thread]:
+        return number, threading.current_thread()
+
     async def main() -> list[Any]:
         thread = HookThread(Origin(), "test")
-        calls = [thread.call(lambda number=number: (number, threading.current_thread())) for number in range(3)]
+        calls = [
+            thread.call(partial(lambda number: (number, threading.current_thread()), number)) for number in range(3)
+        ]
         thread.close()
         return [await call for call in calls]
 
@@ -43,7 +49,7 @@ def test_what_a_function_raises_is_the_future_s_exception(error: Exception) -> N
     def fail() -> None:
         raise error
 
-    async def main() -> BaseException | None:
+    async def main() -> Any:
         (done,), _ = await asyncio.wait({call_in_thread(fail, origin=Origin(), name="test")})
         return done.exception()
 
@@ -150,7 +156,7 @@ async def current_thread() -> threading.Thread:
 
 
 def test_what_is_no_coroutine_is_returned_as_it_is(loop: ServiceLoop) -> None:
-    generator = (number for number in ())
+    generator = (letter for letter in "abc")
 
     assert loop.finish(3) == 3
     assert loop.finish(generator) is generator
@@ -253,7 +259,7 @@ def test_a_coroutine_that_comes_with_the_end_is_answered_or_cancelled() -> None:
     for _ in range(100):
         loop = ServiceLoop(Origin(), "loop")
         loop.finish(current_thread())
-        call = run_in_background(lambda loop=loop: loop.finish(current_thread()), name="call")
+        call = run_in_background(partial(loop.finish, current_thread()), name="call")
         loop.close()
         assert call.exception(LONG_S) is None or isinstance(call.exception(), CancelledError)
 

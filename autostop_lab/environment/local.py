@@ -13,7 +13,7 @@ from autostop_lab.dataflow.control import Control
 from autostop_lab.dataflow.graph import Graph, Pipeline
 from autostop_lab.dataflow.progress import Progress
 from autostop_lab.dispatcher import CellCode, Dispatcher, FollowedCode, JobCode, ThreadCode, entries
-from autostop_lab.engines import LocalEngine
+from autostop_lab.engines import Engine, LocalEngine
 from autostop_lab.environment.base import Environment, refuse_unknown_keywords
 from autostop_lab.environment.registry import registry
 from autostop_lab.exceptions import DependencyError, JobRunningError, PipelineError, ServiceStopError
@@ -42,6 +42,11 @@ class LocalEnvironment(Environment):
     policy : ServicePolicy or None
         What services inherit that do not say otherwise.
 
+    Attributes
+    ----------
+    engine : Engine
+        What runs its pipelines.
+
     Raises
     ------
     ConfigurationError
@@ -62,6 +67,7 @@ class LocalEnvironment(Environment):
     def __init__(self, name: str, *, policy: ServicePolicy | None = None, **unknown: Any) -> None:
         refuse_unknown_keywords("LocalEnvironment", unknown, ("policy",))
         super().__init__(name, policy=policy)
+        self.engine: Engine = LocalEngine()
         self._lock = threading.RLock()
         self._loop: LoopThread | None = None
         self._supervisor: Supervisor | None = None
@@ -246,7 +252,7 @@ class LocalEnvironment(Environment):
 
     def _thread_code(self, job: Job, pipelines: tuple[Pipeline, ...], control: Control, origin: Origin) -> JobCode:
         def work() -> Any:
-            return LocalEngine().run(
+            return self.engine.run(
                 pipelines, control=control, progress=job.progress, services=lambda name: self._handle(name)
             )
 

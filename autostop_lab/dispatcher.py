@@ -364,6 +364,8 @@ class Dispatcher:
 
     async def _start_services(self, names: Collection[str]) -> bool:
         """Start services; return whether the job's code may run."""
+        if self._verdict is not None:
+            return False  # the order to end it was faster
         self._starting = asyncio.ensure_future(self._supervisor.start(names, self._origin))
         await asyncio.wait({self._starting})
         if self._verdict is not None:

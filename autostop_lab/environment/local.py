@@ -15,7 +15,7 @@ from autostop_lab.dataflow.control import Control
 from autostop_lab.dataflow.graph import Graph, Pipeline
 from autostop_lab.dataflow.progress import Progress
 from autostop_lab.dispatcher import CellCode, Dispatcher, FollowedCode, JobCode, ThreadCode, entries
-from autostop_lab.engines import LocalEngine
+from autostop_lab.engines import Engine, LocalEngine
 from autostop_lab.environment.base import Environment, refuse_unknown_keywords
 from autostop_lab.environment.registry import registry
 from autostop_lab.exceptions import (
@@ -51,6 +51,11 @@ class LocalEnvironment(Environment):
     policy : ServicePolicy or None
         What services inherit that do not say otherwise.
 
+    Attributes
+    ----------
+    engine : Engine
+        What runs its pipelines.
+
     Raises
     ------
     ConfigurationError
@@ -71,6 +76,7 @@ class LocalEnvironment(Environment):
     def __init__(self, name: str, *, policy: ServicePolicy | None = None, **unknown: Any) -> None:
         refuse_unknown_keywords("LocalEnvironment", unknown, ("policy",))
         super().__init__(name, policy=policy)
+        self.engine: Engine = LocalEngine()
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._loop: LoopThread | None = None
@@ -278,7 +284,7 @@ class LocalEnvironment(Environment):
 
     def _thread_code(self, job: Job, pipelines: tuple[Pipeline, ...], control: Control, origin: Origin) -> JobCode:
         def work() -> Any:
-            return LocalEngine().run(
+            return self.engine.run(
                 pipelines, control=control, progress=job.progress, services=lambda name: self._handle(name)
             )
 

@@ -90,9 +90,9 @@ class Lifetime:
             if not is_polite or not await self._within(self.runtime.stop(), self._policy.stop_timeout_s, "stop"):
                 self._on_late()
                 is_gone = await self._within(self.runtime.kill(), self._policy.kill_timeout_s, "kill")
-            await self._clean(self.runtime)
+            await self._clean(self.runtime, is_gone=is_gone)
         self.record.ended_s = self._loop.time()
-        return is_gone and not self.record.survivor
+        return not self.record.survivor
 
     async def clear_up(self) -> bool:
         """End what it left behind when it ended by itself, and clean it; return whether all of it is gone."""
@@ -101,14 +101,15 @@ class Lifetime:
         if self.runtime is not None:
             if not await self._within(self.runtime.settle(), self._policy.stop_timeout_s, "stop"):
                 is_gone = await self._within(self.runtime.kill(), self._policy.kill_timeout_s, "kill")
-            await self._clean(self.runtime)
+            await self._clean(self.runtime, is_gone=is_gone)
         self.record.ended_s = self._loop.time()
-        return is_gone and not self.record.survivor
+        return not self.record.survivor
 
-    async def _clean(self, runtime: Runtime) -> None:
+    async def _clean(self, runtime: Runtime, *, is_gone: bool) -> None:
         self.record.cleanup_began_s = self._loop.time()
         await self._within(runtime.cleanup(), self._policy.cleanup_timeout_s, "cleanup")
-        self.record.survivor = runtime.survivor()
+        not_proved = f"it was not proved gone within {self._policy.kill_timeout_s:g} s after the kill"
+        self.record.survivor = runtime.survivor() or ("" if is_gone else not_proved)
         self.record.was_forced = self.record.was_forced or runtime.was_forced
         self.record.exit_code = runtime.exit_code
         self.runtime = None

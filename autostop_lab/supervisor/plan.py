@@ -51,12 +51,15 @@ def start_levels(dependencies: Dependencies) -> list[list[str]]:
 
 
 def levels_within(names: Collection[str], dependencies: Dependencies) -> list[list[str]]:
-    """Return `names` in levels as `start_levels` does, by what they need of each other; it never refuses.
+    """Return `names` in levels as `start_levels` does, by what they need of each other, be it by way of others.
 
-    What was registered after they started must not hinder their end, be it a circle.
+    It never refuses: what was registered after they had started must not hinder their end, be it a circle.
     """
+    chosen = set(names)
     inner = {
-        name: [other for other in needed if other in names] for name, needed in dependencies.items() if name in names
+        name: _closure(needed, dependencies) & chosen - {name}
+        for name, needed in dependencies.items()
+        if name in chosen
     }
     try:
         return start_levels(inner)

@@ -146,20 +146,36 @@ class Supervisor:
         dependants = with_dependants([name], self.dependencies) - {name}
         return [self.units[other] for other in self.live() if other in dependants]
 
-    async def wait_needed(self, unit: Unit) -> str:
-        """Wait for what `unit` depends on, if that is on its way; return why `unit` cannot start, or ""."""
-        await self._wait_coming(unit, unit.stop_asked.done)
-        return self._lacks(unit)
+    async def wait_needed(self, unit: Unit, is_void: Callable[[], bool]) -> bool:
+        """Wait while something that `unit` needs is on its way up, or goes down so that it has to come up again.
 
-    async def _wait_coming(self, unit: Unit, is_void: Callable[[], bool]) -> None:
-        while not is_void() and (coming := [needed for needed in self._needed_by(unit) if needed.is_coming]):
-            changes = {other.change for other in (unit, *coming)}
-            await asyncio.wait(changes, return_when=asyncio.FIRST_COMPLETED)
+        Parameters
+        ----------
+        unit : Unit
+            Who needs it.
+        is_void : callable
+            Whether `unit` is not to start any more; asked again with each of its changes.
+
+        Returns
+        -------
+        bool
+            Whether there was anything to wait for. If not, nothing else has run meanwhile.
+        """
+        has_waited = False
+        while not is_void():
+            needed = self._needed_by(unit)
+            signals = {end for other in needed for end in self._ends_of(other)}
+            signals |= {other.change for other in needed if other.is_coming}
+            if not signals:
+                break
+            has_waited = True
+            await asyncio.wait({unit.change, *signals}, return_when=asyncio.FIRST_COMPLETED)
+        return has_waited
 
     def _needed_by(self, unit: Unit) -> list[Unit]:
         return [self.units[name] for name in unit.slot.spec.policy.depends_on]
 
-    def _lacks(self, unit: Unit) -> str:
+    def lacks(self, unit: Unit) -> str:
         """Return in words what `unit` depends on and does not have, or ""."""
         for needed in self._needed_by(unit):
             if needed.state not in ANSWERING and not needed.is_done:
@@ -167,26 +183,38 @@ class Supervisor:
                 return f"it depends on {needed.name!r}, which is {needed.state}{reason}"
         return ""
 
-    async def step_aside(self, unit: Unit) -> dict[str, int]:
-        """Stop who restarts with `unit`, by its strategy, and return their generations.
+    async def step_aside(self, unit: Unit, *, is_dependant: bool) -> dict[str, int]:
+        """Stop who restarts with `unit` by its strategy: first what depends on it, then, when it is cleared, the rest.
 
-        Those that are between two lives already have nothing to stop, and come back by themselves.
+        Those that are between two lives already have nothing to stop, and come back by themselves. Those that are
+        being ended by another order are that order's: whether they come back is not ours to say.
+
+        Returns
+        -------
+        dict of str to int
+            Their generations by name, for `return_to`.
         """
         strategy = unit.slot.spec.policy.restart_rule.strategy
-        if strategy == "one_for_one":
+        if strategy == "one_for_one" or (strategy == "rest_for_one" and not is_dependant):
             return {}
-        others = set(self.units) if strategy == "one_for_all" else with_dependants([unit.name], self.dependencies)
-        aside = [
-            name
-            for name in self.live()
-            if name in others - {unit.name} and self.units[name].state is not ServiceState.BACKOFF
-        ]
-        return await self._end_for_return(aside, reason=f"{unit.name!r} restarts")
+        dependants = with_dependants([unit.name], self.dependencies)
+        live = {
+            other.name
+            for other in self.units.values()
+            if other.is_live
+            and other.state is not ServiceState.BACKOFF
+            and other is not unit
+            and (other.name in dependants) == is_dependant
+        }
+        aside = {name for name in live if not self._ends_of(self.units[name])}
+        return await self._end_for_return(aside, beside=live - aside, reason=f"{unit.name!r} restarts")
 
-    async def _end_for_return(self, names: Collection[str], *, reason: str) -> dict[str, int]:
-        """End services that are to be started again, and return their generations."""
+    async def _end_for_return(
+        self, names: Collection[str], *, reason: str, beside: Collection[str] = ()
+    ) -> dict[str, int]:
+        """End services that are to be started again, and return their generations; others `beside` are only ended."""
         generations = {name: self.units[name].void(reason, returns=True) for name in names}
-        await self._end(set(names), reason=reason)
+        await self._end({*names, *beside}, reason=reason)
         return generations
 
     def return_to(self, unit: Unit, aside: Mapping[str, int]) -> None:
@@ -200,20 +228,12 @@ class Supervisor:
         """Start services again by levels; one that fails is told of as if it had died."""
         for level in levels_within(aside, self.dependencies):
             again = [self.units[name] for name in level]
-            starts = (self._return_one(other, aside[other.name]) for other in again)
+            starts = (other.start(generation=aside[other.name], is_return=True) for other in again)
             results = await asyncio.gather(*starts, return_exceptions=True)
             for other, error in zip(again, results, strict=True):
                 if isinstance(error, Exception) and other.generation == aside[other.name]:
                     other.give_up_return(str(error))
                     self.note_end(other, Exit(error=error))
-
-    async def _return_one(self, unit: Unit, generation: int) -> None:
-        await self._wait_coming(unit, lambda: unit.generation != generation)
-        if unit.generation != generation:
-            return  # stopped since
-        if problem := self._lacks(unit):
-            raise self._not_started(unit, problem)
-        await unit.start(generation=generation, is_return=True)
 
     # -- orders --------------------------------------------------------------------------------------------
 
@@ -247,7 +267,7 @@ class Supervisor:
         ]
         return with_dependants(stopped, self.dependencies) - set(chosen)
 
-    async def start(self, names: Iterable[str], origin: Origin, *, by_hand: bool = False) -> None:
+    async def start(self, names: Iterable[str], origin: Origin | None = None, *, by_hand: bool = False) -> None:
         """Start services, what they depend on first; each level in parallel, the next when all are ready.
 
         A service that is not critical may fail; a dependant of it then cannot start.
@@ -256,8 +276,8 @@ class Supervisor:
         ----------
         names : iterable of str
             Which.
-        origin : Origin
-            Under whose cell their output appears.
+        origin : Origin or None
+            Under whose cell their output appears; None is as before.
         by_hand : bool
             Whether this is an order to these very services; else an ``unless-stopped`` one that was stopped by hand
             stays at rest, and what depends on it, too.
@@ -270,7 +290,7 @@ class Supervisor:
         ExceptionGroup
             Several failed.
         """
-        self._origin = origin
+        self._origin = origin or self._origin
         chosen = list(names)
         left = self._waiting_for_their_own_start(chosen if by_hand else ())
         wanted = with_needed(chosen, self.dependencies) - left
@@ -278,15 +298,15 @@ class Supervisor:
             await asyncio.wait(holds)
         await self._start({name: self.units[name].generation for name in wanted}, by_hand=by_hand)
 
-    async def wake(self, name: str, origin: Origin) -> None:
+    async def wake(self, name: str, origin: Origin | None = None) -> None:
         """Start a service that rests because nobody called it; one that was stopped since stays at rest."""
         unit = self.unit(name)
         if unit.slot.is_resting:
-            self._origin = origin
+            self._origin = origin or self._origin
             wanted = with_needed([name], self.dependencies)
             await self._start({other: self.units[other].generation for other in wanted}, is_return=True)
 
-    async def restart(self, name: str, origin: Origin) -> None:
+    async def restart(self, name: str, origin: Origin | None = None) -> None:
         """Stop a service and start it anew, with what depends on it and was running.
 
         An ``always`` dependant that was stopped by hand before is started, too.
@@ -299,7 +319,7 @@ class Supervisor:
             So it was with several.
         """
         self._refuse_held([name])
-        self._origin = origin
+        self._origin = origin or self._origin
         dependants = with_dependants([name], self.dependencies) - {name}
         back = [
             other
@@ -330,7 +350,8 @@ class Supervisor:
     def _refuse_held(self, names: Iterable[str]) -> None:
         for name in names:
             if self._is_closed or self._holds_of([name]):
-                raise self._not_started(self.units[name], "it is being ended with its job or environment")
+                text = f"service {name!r} was not started: it is being ended with its job or environment."
+                raise ServiceStartError(text, service=name, phase="launch")
 
     def _holds_of(self, names: Collection[str]) -> list[asyncio.Future[None]]:
         return [done for held, done in self._holds if not held.isdisjoint(names)]
@@ -387,18 +408,11 @@ class Supervisor:
         if ends := self._ends_of(unit):
             await asyncio.wait(ends)
         try:
-            if problem := self._lacks(unit):
-                raise self._not_started(unit, problem)
             await unit.start(generation=generation, by_hand=by_hand, is_return=is_return)
         except ServiceStartError as error:
             if unit.slot.spec.policy.critical:
                 raise
             unit.give_up_return(str(error))
-
-    def _not_started(self, unit: Unit, problem: str) -> ServiceStartError:
-        return ServiceStartError(
-            f"service {unit.name!r} was not started: {problem}.", service=unit.name, phase="launch"
-        )
 
     async def stop(
         self,

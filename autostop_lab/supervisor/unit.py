@@ -41,11 +41,14 @@ class Team(Protocol):
     def note_down(self, unit: Unit) -> None:
         """Hear that this life no longer answers."""
 
-    async def wait_needed(self, unit: Unit) -> str:
-        """Wait for what it depends on, if that is on its way; return why it cannot start, or ""."""
+    async def wait_needed(self, unit: Unit, is_void: Callable[[], bool]) -> bool:
+        """Wait for what it depends on, as long as that is on its way; return whether there was anything to wait for."""
 
-    async def step_aside(self, unit: Unit) -> Mapping[str, int]:
-        """Stop whoever restarts with it, and return their generations by name."""
+    def lacks(self, unit: Unit) -> str:
+        """Return in words what it depends on and does not have, or ""."""
+
+    async def step_aside(self, unit: Unit, *, is_dependant: bool) -> Mapping[str, int]:
+        """Stop those who restart with it and depend on it, or do not; return their generations by name."""
 
     def return_to(self, unit: Unit, aside: Mapping[str, int]) -> None:
         """Start those again, without waiting, that stepped aside for it and were not stopped since."""
@@ -218,6 +221,10 @@ class Unit:
             if self.generation != ordered_in:
                 raise self._stopped_error("before its start")
             if self._work is None or self._work.done():
+                if await self._team.wait_needed(self, lambda: self.generation != ordered_in):
+                    continue  # much may have happened
+                if problem := self._team.lacks(self):
+                    raise self._start_error(f"it was not started, since {problem}")
                 self._begin(by_hand=by_hand, is_return=is_return)
             elif by_hand and self.state is ServiceState.BACKOFF:
                 self._past = Past()
@@ -343,7 +350,7 @@ class Unit:
         while True:
             lifetime = self._lifetime
             assert lifetime is not None
-            problem = await self._team.wait_needed(self) if is_retry else ""
+            problem = self._team.lacks(self) if is_retry else ""
             if problem:
                 error: BaseException | None = self._start_error(problem)
             else:
@@ -457,6 +464,7 @@ class Unit:
     async def _wait_for_retry(self, again: Again) -> bool:
         watched = {self.stop_asked, self._retry_asked}
         await asyncio.wait(watched, timeout=again.delay_s, return_when=asyncio.FIRST_COMPLETED)
+        await self._team.wait_needed(self, self.stop_asked.done)
         if self.stop_asked.done():
             return False
         if not self._retry_asked.done():  # a manual start is none of its policy's
@@ -492,9 +500,10 @@ class Unit:
 
     def _fall(self, lifetime: Lifetime, end: Exit, clear: Callable[[], Awaitable[bool]]) -> None:
         """Leave the running states, since it has ended by itself or is taken for dead."""
-        ready_s = lifetime.record.ready_s or self._loop.time()
+        ready_s = lifetime.record.ready_s
+        ran_s = self._loop.time() - ready_s if ready_s is not None else 0.0
         is_wanted = bool(end.problem) or wants_restart(self.slot.spec.policy.restart_rule, is_clean=end.is_clean)
-        again = self._decide(ran_s=self._loop.time() - ready_s, is_wanted=is_wanted)
+        again = self._decide(ran_s=ran_s, is_wanted=is_wanted)
         if isinstance(again, Again):
             self._is_clearing = True
             self._announce_retry(again, str(end))
@@ -502,17 +511,18 @@ class Unit:
             return
         reason = "; ".join(filter(None, (str(end), again.reason)))
         self.move(ServiceTrigger.EXITED if end.is_clean else ServiceTrigger.DIED_FINAL, reason)
-        self._do(self._clear_and_tell(end, clear))
-
-    async def _clear_and_tell(self, end: Exit, clear: Callable[[], Awaitable[bool]]) -> None:
+        self._do(self._clear(clear))
         self._team.note_end(self, end)
+
+    async def _clear(self, clear: Callable[[], Awaitable[bool]]) -> None:
         await clear()
 
     async def _come_back(self, again: Again, clear: Callable[[], Awaitable[bool]]) -> None:
         """Restart it: who restarts with it steps aside, the old life is cleared away, then a new one begins."""
-        aside = await self._team.step_aside(self)
+        aside = dict(await self._team.step_aside(self, is_dependant=True))
         try:
             await self._clear_for_restart(clear)
+            aside.update(await self._team.step_aside(self, is_dependant=False))
             if not await self._wait_for_retry(again):
                 raise self._stopped_error("while it waited for its restart")
             await self._rise(is_retry=True)
@@ -532,6 +542,7 @@ class Unit:
             raise self._start_error("what died left something that cannot be ended, so it is not started again")
         if self.stop_asked.done():
             self._obey_stop()
+            raise self._stopped_error("while it waited for its restart")
 
     def _start_error(self, problem: str) -> ServiceStartError:
         return ServiceStartError(f"service {self.name!r}: {problem}.", service=self.name, phase="launch")

@@ -571,11 +571,11 @@ def test_orders_to_a_job_that_is_over_change_nothing(env: LocalEnvironment) -> N
 
 
 def test_env_stop_cancels_a_running_job_and_can_be_used_again(env: LocalEnvironment, diary: Diary) -> None:
+    began = threading.Event()
     env.register_service("a", Recorder, diary, "a")
-    env.run(lambda: current_job().stopping.wait())
+    env.run(lambda: (began.set(), current_job().stopping.wait()))
     job = env.submit()
-    while job.state is not JobState.RUNNING:
-        time.sleep(0.001)
+    assert began.wait(10)
     report = env.stop()
 
     assert job.state is JobState.CANCELLED

@@ -61,6 +61,6 @@ def test_the_saved_notebook_shows_the_end_of_the_job_without_a_widget(client: No
 
     assert value.data["text/plain"] == "5"
     assert "succeeded" in picture.data["text/plain"]
-    assert "<svg" in picture.data["text/html"]
+    assert "data:image/svg+xml" in picture.data["text/html"]
     assert "1 service: 1 stopped" in picture.data["text/html"]
     assert not [mime for mime in picture.data if "widget" in mime]

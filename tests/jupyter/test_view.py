@@ -18,8 +18,8 @@ def test_there_is_one_output_and_it_ends_as_a_still_picture_with_the_receipt(ker
     assert len(run.contents("display_data")) == 1
     (own,) = {content["transient"]["display_id"] for content in run.contents("display_data", "update_display_data")}
     assert own
-    assert sorted(last) == ["text/html", "text/plain"]
-    assert "<svg" in last["text/html"]
+    assert sorted(last) == ["image/svg+xml", "text/html", "text/plain"]
+    assert "data:image/svg+xml" in last["text/html"]
     assert "1 service: 1 stopped" in last["text/html"]
     assert "<script" not in last["text/html"]
     assert "receipt: 1 service: 1 stopped" in last["text/plain"]
@@ -73,7 +73,7 @@ def test_the_output_of_a_job_in_the_background_ends_the_same_way(kernel: Kernel)
     kernel.wait_for_end_of_job(number)
     updates = [m["content"]["data"] for m in kernel.of(number) if m["msg_type"] == "update_display_data"]
 
-    assert "<svg" in updates[-1]["text/html"]
+    assert "data:image/svg+xml" in updates[-1]["text/html"]
     assert "1 service: 1 stopped" in updates[-1]["text/html"]
 
 
@@ -81,5 +81,5 @@ def test_a_job_shows_itself_when_a_cell_ends_with_it(kernel: Kernel) -> None:
     kernel.run("%%autostop_job shown --service store=Store\n5")
     (shown,) = kernel.run("last_job()").contents("execute_result")
 
-    assert "<svg" in shown["data"]["text/html"]
+    assert "data:image/svg+xml" in shown["data"]["text/html"]
     assert "job 'shown'" in shown["data"]["text/plain"]

@@ -83,9 +83,9 @@ class Limits:
         timeout_s = unit.slot.spec.policy.idle_timeout_s
         assert timeout_s is not None
         try:
-            idle_s = await runtime.idle_for_s()
-        except Exception:  # user code; what cannot say that it is idle is not
-            logger.warning("service %r: is_idle() failed", unit.name, exc_info=True)
+            idle_s = await asyncio.wait_for(runtime.idle_for_s(), unit.slot.spec.policy.look_timeout_s)
+        except Exception:  # user code, or it hangs; what cannot say that it is idle is not
+            logger.warning("service %r: is_idle() failed or hung", unit.name, exc_info=True)
             idle_s = 0.0
         if unit.runtime is not runtime:
             return

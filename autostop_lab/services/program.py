@@ -1,33 +1,30 @@
 """Runtime of `Command`: a program in a session of its own, ended with its whole tree.
 
 The program carries our id in its environment and holds our marker file open, so that whatever it leaves behind
-can be found. Its exit is seen at once (pidfd, or a thread that waits); it is reaped only when its tree is gone,
-since until then its pid, group and session number stay its own.
+can be found. It is reaped only when its tree is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import signal
-import socket
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from os import fspath
+from os import environ, fspath
 from types import CoroutineType
 from typing import Any
 
 from autostop_lab.exceptions import ServiceStartError, ServiceStopError
 from autostop_lab.origin import Origin
-from autostop_lab.reaper.processes import Process, listener_pids, open_pidfd, process
+from autostop_lab.reaper.processes import listener_pids
+from autostop_lab.services.child import Child, LaunchError, launch_problem
 from autostop_lab.services.command import MAIN_PORT, Command, fill, placeholders
 from autostop_lab.services.handle import ServiceHandle, ServiceSlot
 from autostop_lab.services.logs import SHOWN_LOG_LINES, LogRing
+from autostop_lab.services.ports import free_ports, takers_of
 from autostop_lab.services.probes import NotReadyError, Probe
 from autostop_lab.services.runtime import Exit, LocalRuntime, UnhealthyError, details_of
 from autostop_lab.services.service import construct, hook
@@ -41,12 +38,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.25
 #: Longest look at who belongs to a program before it is sent a signal, in seconds; on a machine that is too slow
 #: for that, the signal goes out all the same.
 LOOK_TIMEOUT_S = 0.5
-#: Size of the pipe that a program writes to and what is read of it at once, in bytes; the same while each line is
-#: looked at (by `LogReady`).
-PIPE_BYTES, WATCHED_BYTES = 1 << 20, 1 << 16
-#: A read of so many bytes is a flood. After it comes a pause so many times as long as it took: the program waits, and
-#: the event loop does not.
-FLOOD_BYTES, PAUSE_PER_READ = 1 << 15, 3
 #: What is shown of the output of ``stop_argv``, in bytes.
 SHOWN_STOP_BYTES = 65536
 #: Variables that are ours and must not reach a program.
@@ -55,33 +46,6 @@ HIDDEN_VARIABLES = ("AUTOSTOP_LAB_API_KEY",)
 
 class PortLostError(Exception):
     """A port is served by somebody else; a chosen one was taken between choosing and listening."""
-
-
-class _Ports:
-    """Free ports of this machine, each given out once at a time within this process."""
-
-    def __init__(self) -> None:
-        self._taken: set[int] = set()
-        self._lock = threading.Lock()
-
-    def choose(self, host: str) -> int:
-        """Return a port that nobody uses now."""
-        with self._lock:
-            while True:
-                with socket.socket() as probe:
-                    probe.bind((host, 0))
-                    port: int = probe.getsockname()[1]
-                if port not in self._taken:
-                    self._taken.add(port)
-                    return port
-
-    def give_back(self, ports: Iterable[int]) -> None:
-        """Let ports be chosen again."""
-        with self._lock:
-            self._taken.difference_update(ports)
-
-
-_ports = _Ports()
 
 
 class CommandEndpoint:
@@ -167,7 +131,6 @@ class ProgramRuntime(LocalRuntime):
 
     def __init__(self, slot: ServiceSlot, origin: Origin, find_service: Callable[[str], ServiceHandle]) -> None:
         super().__init__(slot, origin, find_service)
-        self._loop = asyncio.get_running_loop()
         self._launcher = HookThread(origin, f"launch of service {slot.name}")
         self._launching: asyncio.Future[Any] | None = None
         self._cleaner: HookThread | None = None
@@ -175,12 +138,8 @@ class ProgramRuntime(LocalRuntime):
         self._port_names: list[str] = []
         self._chosen_ports: dict[str, int] = {}
         self._first_line = slot.ring.mark
-        self._child: subprocess.Popen[bytes] | None = None
-        self._leader: Process | None = None
+        self._child: Child | None = None
         self._tree: Tree | None = None
-        self._output: int | None = None
-        self._input: memoryview | None = None
-        self._pidfd: int | None = None
         self._helper: subprocess.Popen[bytes] | None = None
         self._looks = 0
         self._last_look = ""
@@ -200,6 +159,7 @@ class ProgramRuntime(LocalRuntime):
         await self._in_launcher(self._construct)
         if self.slot.spec.policy.cron is None:
             await self._bring_up()
+            self._launcher.close()
         self.endpoint = CommandEndpoint(self.command, self.slot.spec.methods, self.coroutines)
 
     async def run_once(self) -> None:
@@ -255,7 +215,7 @@ class ProgramRuntime(LocalRuntime):
         self.service = command
 
     def _choose_ports(self) -> None:
-        self._chosen_ports = {name: _ports.choose(self.command.host) for name in self._port_names}
+        self._chosen_ports = {name: free_ports.choose(self.command.host) for name in self._port_names}
         self.command._autostop_attach(
             self.context,
             port=self._chosen_ports.get(MAIN_PORT, self._fixed_port),
@@ -279,7 +239,7 @@ class ProgramRuntime(LocalRuntime):
         port = self._fixed_port
         if port is None:
             return
-        pids = await self.in_thread(lambda: _taken_by(self.command.host, port), "port")
+        pids = await self.in_thread(lambda: takers_of(self.command.host, port), "port")
         if pids is not None:
             owner = f" by pid {min(pids)}" if pids else ""
             raise self._start_error(
@@ -293,51 +253,26 @@ class ProgramRuntime(LocalRuntime):
         environment = self._environment()
         self.slot.ring.hide(self.slot.spec.secret_texts(environment))
         self._first_line = self.slot.ring.mark
-        reads, writes = os.pipe()
-        if hasattr(fcntl, "F_SETPIPE_SZ"):
-            with suppress(OSError):  # there is a limit for all pipes of a user
-                fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        marker = child = None
         try:
-            marker = self.instance.open_marker()
-            child = subprocess.Popen(
-                argv,
-                bufsize=0,
-                stdin=subprocess.DEVNULL if command.stdin is None else subprocess.PIPE,
-                stdout=writes,
-                stderr=writes,
-                cwd=cwd,
-                env=environment,
-                pass_fds=(marker,),
-                start_new_session=True,
+            self._child = Child.launch(
+                argv, instance=self.instance, environment=environment, cwd=cwd, has_input=command.stdin is not None
             )
-            self._leader = process(child.pid) or _unseen(child.pid)
-        except (OSError, ValueError) as error:
-            os.close(reads)
-            if child is not None:
-                child.kill()
-                child.wait()
-            raise self._start_error(_launch_problem(error, argv[0], cwd)) from error
-        finally:
-            os.close(writes)
-            if marker is not None:
-                self.instance.close_marker(marker)
-        os.set_blocking(reads, False)
-        self._child, self._output = child, reads
+        except LaunchError as error:
+            raise self._start_error(str(error)) from error.__cause__
 
     def _adopt_child(self) -> None:
         """Take up, on the event loop, a program that was launched in a thread."""
-        if self._child is None or self._leader is None or self._tree is not None:
-            return
-        self._tree = Tree(self.instance.id, self._leader)
-        self._watch_exit(self._child)
-        assert self._output is not None
-        self._loop.add_reader(self._output, self._read_output)
-        data = self.command.stdin
-        if isinstance(data, str | bytes) and self._child.stdin is not None:
-            self._input = memoryview(data.encode() if isinstance(data, str) else data)
-            os.set_blocking(self._child.stdin.fileno(), False)
-            self._loop.add_writer(self._child.stdin.fileno(), self._write_input)
+        child, data = self._child, self.command.stdin if self.service is not None else None
+        if child is not None and self._tree is None:
+            self._tree = tree = Tree(self.instance.id, child.leader)
+            data = data.encode() if isinstance(data, str) else data
+
+            def note_exit(end: Exit) -> None:
+                tree.is_pinned = child.is_pinned
+                if child is self._child:
+                    self.note_exit(end)
+
+            child.adopt(self.slot.ring, note_exit, data if isinstance(data, bytes) else None)
 
     async def _settle_launch(self) -> None:
         """Wait for a launch that goes on in its thread although nobody waits for the service any more."""
@@ -346,7 +281,7 @@ class ProgramRuntime(LocalRuntime):
             self._adopt_child()
 
     def _environment(self) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if name not in HIDDEN_VARIABLES}
+        inherited = {name: value for name, value in environ.items() if name not in HIDDEN_VARIABLES}
         added = {name: self.fill(value) for name, value in self.command.env.items()}
         return {**inherited, **added, **self.instance.environment}
 
@@ -386,9 +321,8 @@ class ProgramRuntime(LocalRuntime):
             return super().waiting_for()
         if self.phase != "ready" or self._probe is None:
             return "it could not be launched in time"
-        if not self._looks:
-            return f"still waiting for {self._probe.describe(self.fill)}"
-        return f"{self._last_look} ({self._looks} looks)"
+        found = f"{self._last_look} ({self._looks} looks)"
+        return self.slot.ring.mask(found if self._looks else f"still waiting for {self._probe.describe(self.fill)}")
 
     async def _has_lost_port(self, error: BaseException) -> bool:
         """Return whether somebody else listens on a port that was chosen for this program."""
@@ -400,7 +334,7 @@ class ProgramRuntime(LocalRuntime):
             return False
         ours, host = await self.known_pids(), self.command.host
         ports = self._chosen_ports.values()
-        takers = await self.in_thread(lambda: [_taken_by(host, port) for port in ports], "port")
+        takers = await self.in_thread(lambda: [takers_of(host, port) for port in ports], "port")
         return any(pids is not None and pids.isdisjoint(ours) for pids in takers)
 
     async def _undo_launch(self) -> None:
@@ -409,9 +343,9 @@ class ProgramRuntime(LocalRuntime):
 
     def _forget_launch(self) -> None:
         self._forget_child()
-        self._child = self._leader = self._tree = None
+        self._child = self._tree = None
         self._was_killed = False
-        self.exited = self._loop.create_future()
+        self.exited = asyncio.get_running_loop().create_future()
 
     def texts(self, count: int | None = None) -> tuple[str, ...]:
         """Return the last `count` lines since the program was launched (all that are kept if None), oldest first."""
@@ -429,90 +363,6 @@ class ProgramRuntime(LocalRuntime):
             log_lines=lines,
         )
 
-    # -- watch ---------------------------------------------------------------------------------------------
-
-    def _watch_exit(self, child: subprocess.Popen[bytes]) -> None:
-        with suppress(ProcessLookupError):  # somebody else has reaped it
-            self._pidfd = open_pidfd(child.pid)
-        if self._pidfd is not None:
-            self._loop.add_reader(self._pidfd, self._note_child_exit, child)
-        else:
-
-            def wait() -> None:
-                with suppress(ChildProcessError):
-                    if hasattr(os, "waitid"):
-                        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-                    else:
-                        child.wait()
-                with suppress(RuntimeError):  # the loop is gone
-                    self._loop.call_soon_threadsafe(self._note_child_exit, child)
-
-            self.origin.start_thread(wait, name=f"exit of service {self.slot.name}")
-
-    def _note_child_exit(self, child: subprocess.Popen[bytes]) -> None:
-        if child is not self._child or self._tree is None:
-            return
-        self._read_output()  # its last words come before the news of its end
-        self._stop_watching()
-        if not self.exited.done():
-            self.note_exit(_exit_of(child))
-            self._tree.is_pinned = child.returncode is None
-
-    def _stop_watching(self) -> None:
-        if self._pidfd is not None:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = None
-
-    def _read_output(self) -> None:
-        if self._output is None:
-            return
-        began_s = time.monotonic()
-        most = WATCHED_BYTES if self.slot.ring.is_watched else PIPE_BYTES
-        try:
-            data = os.read(self._output, most)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._close_output()
-            return
-        self.slot.ring.feed(data)
-        if len(data) >= FLOOD_BYTES:
-            self._loop.remove_reader(self._output)
-            pause_s = PAUSE_PER_READ * (time.monotonic() - began_s)
-            self._loop.call_later(pause_s, self._read_on, self._output)
-
-    def _read_on(self, output: int) -> None:
-        if self._output == output:
-            self._loop.add_reader(output, self._read_output)
-
-    def _close_output(self) -> None:
-        if self._output is not None:
-            self._loop.remove_reader(self._output)
-            os.close(self._output)
-            self._output = None
-            self.slot.ring.finish()
-
-    def _write_input(self) -> None:
-        assert self._child is not None
-        assert self._child.stdin is not None
-        assert self._input is not None
-        try:
-            self._input = self._input[os.write(self._child.stdin.fileno(), self._input) :]
-        except BlockingIOError:
-            return
-        except OSError:  # it need not read all
-            self._input = None
-        if not self._input:
-            self._close_input()
-
-    def _close_input(self) -> None:
-        if self._child is not None and self._child.stdin is not None and not self._child.stdin.closed:
-            self._loop.remove_writer(self._child.stdin.fileno())
-            self._child.stdin.close()
-
     async def known_pids(self) -> frozenset[int]:
         """Look at who is part of this program's tree now, and return their pids."""
         if self._tree is None:
@@ -528,17 +378,17 @@ class ProgramRuntime(LocalRuntime):
         self.context.stopping.set()
         grace_until = time.monotonic() + self.slot.spec.policy.stop_timeout_s
         await self._settle_launch()
-        if self._tree is None:
+        if self._child is None or self._tree is None:
             return
         error: Exception | None = None
         if not self.exited.done():
             if self.command.stdin == subprocess.PIPE:
-                self._close_input()
+                self._child.close_input()
             await self._note_descendants(self._tree)
             if self.command.stop_argv is not None:
                 error = await self._run_stop_argv()
             if self.command.stop_argv is None or error is not None:
-                self._signal_group(self.command.stop_signal, signal.SIGCONT)
+                self._child.signal_group(self.command.stop_signal, signal.SIGCONT)
                 self._tree.note_group_asked()
         await self._wait_gone(self._tree, grace_until)
         if error is not None:
@@ -577,7 +427,7 @@ class ProgramRuntime(LocalRuntime):
                 if code := self._helper.wait():
                     problem = f"{argv[0]!r} ended with {Exit(code=code)}"
             except (OSError, ValueError) as error:
-                problem = _launch_problem(error, argv[0], cwd)
+                problem = launch_problem(error, argv[0], cwd)
             output.seek(0)
             if said := output.read(SHOWN_STOP_BYTES):
                 self.slot.ring.write(said.decode(errors="replace"))
@@ -587,13 +437,6 @@ class ProgramRuntime(LocalRuntime):
                 service=self.slot.name,
                 phase="stop",
             )
-
-    def _signal_group(self, *numbers: int) -> None:
-        # The leader is not reaped, so its group's number cannot have gone to a stranger.
-        if self._child is not None and self._child.returncode is None:
-            for number in numbers:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self._child.pid, number)
 
     async def _wait_gone(self, tree: Tree, grace_until: float) -> None:
         tree.grace_until = grace_until
@@ -611,11 +454,11 @@ class ProgramRuntime(LocalRuntime):
         if self._helper is not None:
             with suppress(ProcessLookupError):
                 self._helper.kill()
-        if self._tree is not None:
+        if self._child is not None and self._tree is not None:
             if not self.exited.done():
                 self._was_killed = True
                 await self._note_descendants(self._tree)
-            self._signal_group(signal.SIGKILL)
+            self._child.signal_group(signal.SIGKILL)
             await self._wait_gone(self._tree, grace_until=0.0)
 
     def thread_for_cleanup(self) -> HookThread:
@@ -629,13 +472,9 @@ class ProgramRuntime(LocalRuntime):
         return [*super().threads(), *(thread for thread in mine if thread is not None)]
 
     def _forget_child(self) -> None:
-        self._stop_watching()
-        self._read_output()
-        self._close_output()
-        self._close_input()
         if self._child is not None:
-            self._child.poll()
-        _ports.give_back(self._chosen_ports.values())
+            self._child.release()
+        free_ports.give_back(self._chosen_ports.values())
 
     def release(self) -> None:
         """Reap the program, close its pipes, let go of its threads and folder."""
@@ -647,12 +486,9 @@ class ProgramRuntime(LocalRuntime):
     def _end_late_child(self) -> None:
         """End a program whose launch took longer than anybody has waited for it."""
         if self._child is not None:
-            self._signal_group(signal.SIGKILL)
+            self._child.signal_group(signal.SIGKILL)
+            self._child.release()
             self.in_thread(self._child.wait, "late end")
-            if self._output is not None:
-                os.close(self._output)
-            if self._child.stdin is not None:
-                self._child.stdin.close()
 
     # -- looks ---------------------------------------------------------------------------------------------
 
@@ -694,49 +530,3 @@ class ProgramRuntime(LocalRuntime):
     def pid(self) -> int | None:
         """Pid of the program; None before it was launched."""
         return self._child.pid if self._child is not None else None
-
-
-def _unseen(pid: int) -> Process:
-    """Return what stands for a program that was gone, and waited for by somebody else, before we could look."""
-    return Process(pid, "0", parent_pid=os.getpid(), group=pid, session=0, is_zombie=True)
-
-
-def _exit_of(child: subprocess.Popen[bytes]) -> Exit:
-    """Return how a child ended, without reaping it where that is possible."""
-    if child.returncode is None and hasattr(os, "waitid"):
-        try:
-            status = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError as error:
-            child.poll()  # from here on its pid may be somebody else's
-            return Exit(error=error)
-        assert status is not None
-        return Exit(code=status.si_status if status.si_code == os.CLD_EXITED else -status.si_status)
-    return Exit(code=child.wait())
-
-
-def _taken_by(host: str, port: int) -> frozenset[int] | None:
-    """Return who listens on a port, as far as can be seen; None if nobody does."""
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        if probe.connect_ex((host, port)) != 0:
-            return None
-    return listener_pids(port) or frozenset()
-
-
-def _launch_problem(error: OSError | ValueError, program: str, cwd: str | None) -> str:
-    if cwd is not None and not os.path.isdir(cwd):
-        return f"its working directory {cwd!r} {'is not a folder' if os.path.exists(cwd) else 'does not exist'}"
-    is_about_program = isinstance(error, OSError) and error.filename == program
-    if is_about_program and _is_nowhere(program):
-        return f"program {program!r} was not found. Install it, or give its full path"
-    if is_about_program and isinstance(error, FileNotFoundError):
-        return f"program {program!r} is there, but not the interpreter that its first line names"
-    if is_about_program and isinstance(error, PermissionError):
-        return f"program {program!r} may not be executed. Check its permissions"
-    return f"program {program!r} could not be launched ({error})"
-
-
-def _is_nowhere(program: str) -> bool:
-    # The system says "permission denied" where a folder on the way may not be looked into.
-    folders = [""] if os.sep in program else os.get_exec_path()
-    return not any(os.path.exists(os.path.join(folder, program)) for folder in folders)

@@ -254,11 +254,13 @@ class LocalRuntime(Runtime):
     def release(self) -> None:
         """Let go of its threads, loop and folder."""
         self.endpoint = None
-        self.note_exit(Exit())
         self.coroutines.close()
         for thread in self.threads():
             thread.close()
-        self.in_thread(self.instance.remove, "folder")
+        if self.instance.has_folder:  # its cleanup() is late
+            self.in_thread(self.instance.remove, "folder")
+        else:
+            self.instance.remove()
 
 
 def describe_error(error: BaseException) -> str:

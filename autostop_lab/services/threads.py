@@ -232,7 +232,6 @@ class ServiceLoop:
     def _work(self) -> None:
         loop = self._loop
         assert loop is not None
-        asyncio.set_event_loop(loop)
         while True:
             try:
                 loop.run_forever()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -19,13 +18,12 @@ import pytest
 from autostop_lab.exceptions import ServiceStartError
 from autostop_lab.reaper.processes import MARKER_NAME, SESSION_VARIABLE
 from autostop_lab.reaper.session import current_session
-from autostop_lab.services import program
+from autostop_lab.services import child, program
 from autostop_lab.services.command import Command
-from autostop_lab.services.handle import run_in_background
 from autostop_lab.services.policies import ServicePolicy
+from autostop_lab.services.ports import free_ports
 from autostop_lab.services.probes import CallReady, LogReady, TcpReady
-from autostop_lab.supervisor.loop import supervisor_loop
-from tests.services.lives import LONG_S, Life, eventually, is_running, pid_in, python
+from tests.services.lives import LONG_S, Life, is_running, python
 
 MakeLife = Callable[..., Life]
 
@@ -118,41 +116,6 @@ def test_our_key_does_not_reach_a_program(make: MakeLife, monkeypatch: pytest.Mo
     assert os.environ["AUTOSTOP_LAB_API_KEY"] == "hunter2"
 
 
-@pytest.mark.parametrize(
-    ("stdin", "read"),
-    [(None, ""), ("text ü", "text ü"), (b"bytes", "bytes"), ("", "")],
-)
-def test_a_program_reads_what_it_is_given_and_then_its_end(make: MakeLife, stdin: Any, read: str) -> None:
-    life = make(Command, python("import sys; print('read', sys.stdin.read())"), stdin=stdin).start()
-    life.exit()
-
-    assert life.texts() == (f"read {read}".rstrip("\n"),)
-
-
-def test_a_program_reads_more_than_a_pipe_holds(make: MakeLife) -> None:
-    code = "import sys; print(len(sys.stdin.buffer.read()))"
-    life = make(Command, python(code), stdin=b"x" * 5_000_000).start()
-    life.exit()
-
-    assert life.texts() == ("5000000",)
-
-
-def test_a_program_that_does_not_read_its_input_is_ended_all_the_same(make: MakeLife) -> None:
-    life = make(Command, SLEEP, stdin=b"x" * 5_000_000).start()
-
-    assert life.stop()
-    life.clean()
-
-
-def test_an_open_input_ends_with_the_service(make: MakeLife) -> None:
-    code = "import signal, sys\nsignal.signal(15, signal.SIG_IGN)\nprint('up')\nsys.stdin.read()\nprint('end of input')"
-    life = make(Command, python(code), stdin=subprocess.PIPE, ready=LogReady("up")).start()
-    assert is_running(life.pid)
-    assert life.stop()
-
-    assert life.texts()[-1] == "end of input"
-
-
 def test_it_lives_in_a_session_of_its_own(make: MakeLife) -> None:
     life = make(Command, SLEEP).start()
 
@@ -179,9 +142,8 @@ def test_a_session_within_a_service_carries_both(make: MakeLife) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_it_inherits_the_open_marker_and_nothing_else_of_ours(make: MakeLife) -> None:
-    life = make(Command, SLEEP).start()
+    life = make(Command, python("import time; print('up'); time.sleep(1000)"), ready=LogReady("up")).start()
     folder = Path(f"/proc/{life.pid}/fd")
-    eventually(lambda: is_running(life.pid) and b"time.sleep" in Path(f"/proc/{life.pid}/cmdline").read_bytes())
     files = {int(entry.name): os.readlink(entry) for entry in folder.iterdir()}
     others = {path for number, path in files.items() if number > 2}
 
@@ -336,7 +298,7 @@ def test_a_program_that_cannot_be_looked_at_is_not_left_running(
 
     life = make(Command, SLEEP)
     with monkeypatch.context() as patch:
-        patch.setattr(program, "process", fail)
+        patch.setattr(child, "process", fail)
         assert "Too many open files" in str(failure(life))
 
     assert not psutil.pid_exists(pids[0])
@@ -501,7 +463,7 @@ def test_a_fixed_port_is_the_port_of_the_handle(make: MakeLife) -> None:
 def test_a_fixed_port_that_somebody_else_answers_in_the_meantime_is_not_accepted(
     make: MakeLife, foreign: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program, "_taken_by", lambda host, port: None)
+    monkeypatch.setattr(program, "takers_of", lambda host, port: None)
     error = failure(make(Command, SLEEP, ready=TcpReady(foreign.getsockname()[1])))
 
     assert f"is answered by pid {os.getpid()}, which is not part of the service" in str(error)
@@ -512,8 +474,8 @@ def test_a_fixed_port_that_somebody_else_answers_in_the_meantime_is_not_accepted
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Ports that are chosen next; when there are none left, free ones are."""
     ports: list[int] = []
-    choose = program._ports.choose
-    monkeypatch.setattr(program._ports, "choose", lambda host: ports.pop(0) if ports else choose(host))
+    choose = free_ports.choose
+    monkeypatch.setattr(free_ports, "choose", lambda host: ports.pop(0) if ports else choose(host))
     return ports
 
 
@@ -568,129 +530,10 @@ def test_ports_of_one_service_and_of_several_are_all_different(make: MakeLife) -
 
 
 def test_ports_are_given_back(make: MakeLife) -> None:
-    before = set(program._ports._taken)
+    before = set(free_ports._given)
     life = make(Command, [*SLEEP, "{port}"]).start()
-    assert program._ports._taken - before == {life.handle.port}
+    assert free_ports._given - before == {life.handle.port}
     life.stop()
     life.clean()
 
-    assert program._ports._taken == before
-
-
-# -- a flood of output -------------------------------------------------------------------------------------
-
-
-async def _nothing() -> None: ...
-
-
-def worst_wait_of_the_loop(seconds: float) -> float:
-    """Return how long, in seconds, something at most had to wait for the event loop."""
-    worst, until = 0.0, time.monotonic() + seconds
-    while time.monotonic() < until:
-        began = time.monotonic()
-        supervisor_loop().run(_nothing())
-        worst = max(worst, time.monotonic() - began)
-    return worst
-
-
-@pytest.mark.parametrize("ready", [None, LogReady("go")])
-def test_endless_output_neither_blocks_the_loop_nor_piles_up(make: MakeLife, ready: Any) -> None:
-    life = make(Command, shell("echo go; exec yes"), ready=ready).start()
-    worst_s = worst_wait_of_the_loop(1.0)
-
-    assert len(life.texts()) == 1000
-    assert set(life.texts()[-10:]) == {"y"}
-    assert worst_s < 1.0
-    assert life.stop()
-    life.clean()
-
-
-def test_a_flood_before_the_line_that_is_waited_for_blocks_nobody(make: MakeLife) -> None:
-    life = make(Command, shell("yes | head -c 2000000; echo up; sleep 1000"), ready=LogReady("^up$"))
-    starting = run_in_background(life.start, name="start")
-    worst_s = worst_wait_of_the_loop(0.5)
-    starting.result(LONG_S)
-
-    assert worst_s < 1.0
-
-
-def test_a_program_that_prints_much_gets_through(make: MakeLife) -> None:
-    code = "import sys\nfor _ in range(100): sys.stdout.write(('x' * 99 + '\\n') * 10000)\nprint('done')"
-    life = make(Command, python(code)).start()
-
-    assert life.exit().is_clean
-    assert life.texts()[-1] == "done"
-    assert len(life.texts()) == 1000
-
-
-def test_the_last_words_are_there_when_the_end_is_told(make: MakeLife) -> None:
-    for number in range(10):
-        life = make(Command, shell(f"echo last words {number}; exit 1"), name=f"s{number}").start()
-        life.exit()
-        assert life.texts() == (f"last words {number}",)
-
-
-def test_a_grandchild_that_holds_the_output_keeps_nobody_waiting(make: MakeLife, tmp_path: Path) -> None:
-    life = make(Command, shell(f"(sleep 1000 & echo $! > {tmp_path}/pid); echo bye; exit 3")).start()
-    assert life.exit().code == 3
-    assert life.texts() == ("bye",)
-    pid = pid_in(tmp_path / "pid")
-    assert is_running(pid)
-    assert life.settle()
-    life.clean()
-
-    assert not is_running(pid)
-
-
-# -- the moment of an exit ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("text", "code"), [("exit 0", 0), ("exit 42", 42), ("kill -KILL $$", -9)])
-def test_the_exit_status_is_known_and_the_program_not_reaped_yet(make: MakeLife, text: str, code: int) -> None:
-    life = make(Command, shell(text)).start()
-
-    assert life.exit().code == code
-    assert psutil.Process(life.pid).status() == psutil.STATUS_ZOMBIE
-    assert life.health().error == f"it ended with {life.exit()}"
-    pid = life.pid
-    life.settle()
-    life.clean()
-    assert not psutil.pid_exists(pid)
-
-
-@pytest.mark.parametrize("error", [OSError(38, "ENOSYS"), None])
-def test_the_exit_is_seen_where_there_is_no_pidfd(
-    make: MakeLife, monkeypatch: pytest.MonkeyPatch, error: OSError | None
-) -> None:
-    """As in an old kernel or a sandbox; and, without ``waitid`` as well, as on macOS."""
-
-    def fail(pid: int) -> int:
-        raise OSError(38, "ENOSYS")
-
-    monkeypatch.setattr(os, "pidfd_open", fail, raising=False)
-    if error is None:
-        monkeypatch.delattr(os, "waitid")
-    life = make(Command, shell("exit 5")).start()
-    assert life.exit().code == 5
-    life.settle()
-    life.clean()
-    life = make(Command, SLEEP, name="other").start()
-    pid = life.pid
-    assert life.stop()
-    life.clean()
-
-    assert not psutil.pid_exists(pid)
-
-
-def test_a_status_that_somebody_else_has_taken_is_no_clean_exit_and_no_trouble(make: MakeLife) -> None:
-    life = make(Command, shell("read line; exit 5"), stdin=subprocess.PIPE).start()
-    former = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps all children
-    try:
-        os.kill(life.pid, signal.SIGKILL)
-        end = life.exit()
-    finally:
-        signal.signal(signal.SIGCHLD, former)
-
-    assert isinstance(end.error, ChildProcessError)
-    assert life.settle()
-    life.clean()
+    assert free_ports._given == before

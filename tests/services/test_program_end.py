@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from autostop_lab.exceptions import ServiceStopError
+from autostop_lab.exceptions import ServiceStartError, ServiceStopError
 from autostop_lab.services import program
 from autostop_lab.services.command import Command
 from autostop_lab.services.handle import run_in_background
@@ -438,6 +440,44 @@ def test_nothing_of_anybody_else_is_touched(make: MakeLife, tmp_path: Path) -> N
         for other in (stranger, cousin):
             other.kill()
             other.wait()
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """Let this process open nothing more."""
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 1, hard))
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+def test_a_launch_without_descriptors_is_told_and_leaves_nothing(make: MakeLife) -> None:
+    life = make(Command, SLEEP)
+    with no_descriptors_left(), pytest.raises(ServiceStartError, match=r"could not be launched .*Too many open files"):
+        life.start()
+    assert life.kill()
+    life.clean()
+
+
+def test_what_cannot_be_seen_for_want_of_descriptors_is_not_taken_for_gone(make: MakeLife, tmp_path: Path) -> None:
+    life = make(Command, python(daemon(tmp_path / "pid")), ready=LogReady("up")).start()
+    pid, leader = pid_in(tmp_path / "pid"), psutil.Process(life.pid)
+    with no_descriptors_left():
+        stopping = run_in_background(life.stop, name="stop")
+        eventually(lambda: life.runtime.exited.done())
+        assert not stopping.done()
+
+    assert stopping.result(LONG_S) is True
+    assert not is_running(pid)
+    assert not is_running(leader.pid)
 
 
 # -- at odd moments ----------------------------------------------------------------------------------------

@@ -619,7 +619,7 @@ def test_fifty_lives_leave_no_thread_and_no_descriptor(make: MakeLife) -> None:
     for _ in range(50):
         one_life(life)
 
-    eventually(lambda: threading.active_count() == before)
+    eventually(lambda: threading.active_count() <= before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the folder of descriptors is Linux's")
@@ -632,4 +632,4 @@ def test_an_event_loop_gives_its_descriptors_back(make: MakeLife) -> None:
     for _ in range(5):
         one_life(life)
 
-    eventually(lambda: len(os.listdir("/proc/self/fd")) == before)
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)

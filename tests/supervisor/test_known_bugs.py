@@ -223,6 +223,22 @@ def test_08c_a_stop_disarms_a_schedule_and_a_start_arms_it_again(manager: Servic
     until(lambda: len(diary) > before)
 
 
+def test_08d_a_schedule_and_a_start_by_hand_share_one_life(manager: ServiceManager, diary: Diary) -> None:
+    class Lasting(Recorder):
+        def run(self) -> None:
+            self._do("run")
+            self.stopping.wait()
+
+    handle = manager.add("it", Lasting, diary, "it", policy=ServicePolicy(cron=Cron("* * * * * *", run_on_start=True)))
+    manager.start_all()
+    until(lambda: handle.state is ServiceState.RUNNING)
+    handle.start()
+    time.sleep(1.2)  # at least one further tick
+    handle.stop()
+
+    assert diary.of("it") == ["construct", "start", "run", "stop", "cleanup"]
+
+
 def test_08e_a_late_run_is_ended_and_the_next_one_has_a_new_object(manager: ServiceManager, diary: Diary) -> None:
     class Late(Recorder):
         def run(self) -> None:

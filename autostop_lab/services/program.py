@@ -455,8 +455,8 @@ class ProgramRuntime(LocalRuntime):
             with suppress(ProcessLookupError):
                 self._helper.kill()
         if self._child is not None and self._tree is not None:
+            self._was_killed = self._was_killed or not self.exited.done() or bool(self._tree.left)
             if not self.exited.done():
-                self._was_killed = True
                 await self._note_descendants(self._tree)
             self._child.signal_group(signal.SIGKILL)
             await self._wait_gone(self._tree, grace_until=0.0)

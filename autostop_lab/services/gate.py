@@ -8,21 +8,20 @@ whatever moment never leaves a turn taken.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from itertools import repeat
 from queue import Empty, SimpleQueue
 from types import CoroutineType
-from typing import Any
+from typing import Any, Self
 
 #: How often a call that waits for its turn looks whether the gate is closed, in seconds.
 CLOSED_LOOK_S = 0.1
 
 #: The calls that led to here, innermost first: pairs [gate, outer pair]; a call that is over has None for its gate.
 _inside: ContextVar[list[Any] | None] = ContextVar("autostop_lab_inside", default=None)
-#: Monotonic time until which the outermost call waits for its value.
-_waited_for_until: ContextVar[float] = ContextVar("autostop_lab_waited_for_until", default=float("inf"))
+_waiting: ContextVar[Waiting | None] = ContextVar("autostop_lab_waiting", default=None)
 
 
 class NoTurnError(Exception):
@@ -40,19 +39,42 @@ class NoTurnError(Exception):
         self.is_given_up = is_given_up
 
 
-@contextmanager
-def waited_for_until(deadline_s: float) -> Iterator[None]:
-    """Let calls begun here wait for their turn until `deadline_s` (monotonic) at most."""
-    token = _waited_for_until.set(min(deadline_s, _waited_for_until.get()))
-    try:
-        yield
-    finally:
-        _waited_for_until.reset(token)
+class Waiting:
+    """Somebody waits for a call, until some moment: calls that it leads to need not be begun after that.
+
+    Parameters
+    ----------
+    timeout_s : float
+        How long, in seconds from now.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._until_s = time.monotonic() + timeout_s
+        self._outer = _waiting.get()
+
+    def __enter__(self) -> Self:
+        """Let it count for what is begun here, in whatever thread or loop."""
+        self._token = _waiting.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let it not count for what is begun here from now on."""
+        _waiting.reset(self._token)
+
+    def end(self) -> None:
+        """Note that the call is over: what it has left running is not bounded by it."""
+        self._until_s = float("inf")
+
+    @property
+    def until_s(self) -> float:
+        """Monotonic time of its end, or of the end of another one around it."""
+        return min(self._until_s, self._outer.until_s) if self._outer is not None else self._until_s
 
 
 def seconds_waited_for() -> float:
     """Return how long the call that led to here is still waited for, in seconds; may be infinite or negative."""
-    return _waited_for_until.get() - time.monotonic()
+    waiting = _waiting.get()
+    return waiting.until_s - time.monotonic() if waiting is not None else float("inf")
 
 
 class CallGate:

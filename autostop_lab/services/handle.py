@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 from autostop_lab.exceptions import ServiceCallTimeoutError, ServiceCrashedError, ServiceError, ServiceUnavailableError
 from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import thread_name
-from autostop_lab.services.gate import seconds_waited_for, waited_for_until
+from autostop_lab.services.gate import Waiting, seconds_waited_for
 from autostop_lab.services.logs import SHOWN_LOG_LINES, LogLine, LogRing
 from autostop_lab.services.service import HOOKS
 
@@ -480,8 +480,9 @@ class ServiceHandle:
         """
         if timeout is None:
             return ServiceMethod(self.__slot, method)(*args, **kwargs)
-        with waited_for_until(time.monotonic() + timeout):
+        with Waiting(timeout) as waiting:
             future = self._submit_call(method, args, kwargs)
+        future.add_done_callback(lambda _: waiting.end())
         try:
             return future.result(timeout)
         except TimeoutError:

@@ -70,14 +70,16 @@ class Tree:
         self.left = sorted(found - {self.leader}, key=lambda process: process.pid)
         self.empty_looks = 0 if self.left else self.empty_looks + 1
 
-    def signals(self, now: float) -> list[tuple[Process, int]]:
-        """Return the signals to send to those that are left."""
-        if now < self.grace_until:
-            new = [process for process in self.left if process not in self.asked]
-            self.asked.update(new)
-            return [(process, number) for process in new for number in (signal.SIGTERM, signal.SIGCONT)]
-        self.killed.update(self.left)
-        return [(process, signal.SIGKILL) for process in self.left]
+    def end_those_left(self, now: float, send: Callable[[Process, int], bool]) -> None:
+        """Ask those that are left to end, each once; after the grace period kill them, as often as it takes."""
+        for process in self.left:
+            if now >= self.grace_until:
+                if send(process, signal.SIGKILL):
+                    self.killed.add(process)
+            elif process not in self.asked:
+                send(process, signal.SIGTERM)
+                send(process, signal.SIGCONT)
+                self.asked.add(process)
 
     def note_group_asked(self) -> None:
         """Note that the leader's process group was sent a polite signal: a second one may mean "at once"."""
@@ -172,8 +174,7 @@ class Sweeper:
             members.update(process for process in tree.known - members if is_alive(process))
             tree.see(members)
             if order.is_end:
-                for process, number in tree.signals(now):
-                    send_signal(process, number)
+                tree.end_those_left(now, send_signal)
             if tree.is_gone or not order.is_end:
                 self._drop(order)
                 order.report()

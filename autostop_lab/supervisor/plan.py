@@ -55,12 +55,17 @@ def levels_within(names: Collection[str], dependencies: Dependencies) -> list[li
 
     It never refuses: what was registered after they had started must not hinder their end, be it a circle.
     """
+    return _levels(names, dependencies, dependencies)
+
+
+def stop_levels(names: Collection[str], dependencies: Dependencies) -> list[list[str]]:
+    """Return `names` in the levels in which they stop: each when all that need it have ended, as early as can be."""
+    return _levels(names, dependencies, _reversed(dependencies))
+
+
+def _levels(names: Collection[str], known: Collection[str], edges: Dependencies) -> list[list[str]]:
     chosen = set(names)
-    inner = {
-        name: _closure(needed, dependencies) & chosen - {name}
-        for name, needed in dependencies.items()
-        if name in chosen
-    }
+    inner = {name: _closure(edges.get(name, ()), edges) & chosen - {name} for name in known if name in chosen}
     try:
         return start_levels(inner)
     except DependencyError:
@@ -74,11 +79,15 @@ def with_needed(names: Iterable[str], dependencies: Dependencies) -> set[str]:
 
 def with_dependants(names: Iterable[str], dependencies: Dependencies) -> set[str]:
     """Return `names` and everything that depends on them."""
+    return _closure(names, _reversed(dependencies))
+
+
+def _reversed(dependencies: Dependencies) -> dict[str, list[str]]:
     reverse: dict[str, list[str]] = {}
     for name, needed in dependencies.items():
         for other in needed:
             reverse.setdefault(other, []).append(name)
-    return _closure(names, reverse)
+    return reverse
 
 
 def _closure(names: Iterable[str], edges: Dependencies) -> set[str]:

@@ -21,8 +21,15 @@ from autostop_lab.services.thread import ThreadRuntime
 from autostop_lab.supervisor.health import HealthBoard
 from autostop_lab.supervisor.lifetime import set_signal
 from autostop_lab.supervisor.limits import Limits
-from autostop_lab.supervisor.plan import levels_within, start_levels, unknown_service, with_dependants, with_needed
-from autostop_lab.supervisor.unit import ANSWERING, Unit
+from autostop_lab.supervisor.plan import (
+    levels_within,
+    start_levels,
+    stop_levels,
+    unknown_service,
+    with_dependants,
+    with_needed,
+)
+from autostop_lab.supervisor.unit import ANSWERING, Token, Unit
 
 #: After the first failed start of a level, how long others may take to fail too, in seconds, before those that are
 #: still on their way are stopped: so several failures come together, and one does not wait for the slowest.
@@ -183,16 +190,16 @@ class Supervisor:
                 return f"it depends on {needed.name!r}, which is {needed.state}{reason}"
         return ""
 
-    async def step_aside(self, unit: Unit, *, is_dependant: bool) -> dict[str, int]:
-        """Stop who restarts with `unit` by its strategy: first what depends on it, then, when it is cleared, the rest.
+    async def step_aside(self, unit: Unit, *, is_dependant: bool) -> dict[str, Token]:
+        """Stop who restarts with `unit` by its strategy: what depends on it, or the others.
 
         Those that are between two lives already have nothing to stop, and come back by themselves. Those that are
         being ended by another order are that order's: whether they come back is not ours to say.
 
         Returns
         -------
-        dict of str to int
-            Their generations by name, for `return_to`.
+        dict of str to Token
+            Their tokens by name, for `bring_back`.
         """
         strategy = unit.slot.spec.policy.restart_rule.strategy
         if strategy == "one_for_one" or (strategy == "rest_for_one" and not is_dependant):
@@ -211,27 +218,27 @@ class Supervisor:
 
     async def _end_for_return(
         self, names: Collection[str], *, reason: str, beside: Collection[str] = ()
-    ) -> dict[str, int]:
-        """End services that are to be started again, and return their generations; others `beside` are only ended."""
-        generations = {name: self.units[name].void(reason, returns=True) for name in names}
+    ) -> dict[str, Token]:
+        """End services that are to be started again, and return their tokens; others `beside` are only ended."""
+        tokens = {name: self.units[name].void(reason, returns=True) for name in names}
         await self._end({*names, *beside}, reason=reason)
-        return generations
+        return tokens
 
-    def return_to(self, unit: Unit, aside: Mapping[str, int]) -> None:
-        """Start those again, without waiting, that stepped aside for `unit` and were not stopped since."""
+    def bring_back(self, aside: Mapping[str, Token]) -> None:
+        """Start those again, without waiting, that stepped aside and were not stopped since."""
         if aside:
             task = asyncio.ensure_future(self._return(aside))
             self._returns.add(task)
             task.add_done_callback(self._returns.discard)
 
-    async def _return(self, aside: Mapping[str, int]) -> None:
+    async def _return(self, aside: Mapping[str, Token]) -> None:
         """Start services again by levels; one that fails is told of as if it had died."""
         for level in levels_within(aside, self.dependencies):
             again = [self.units[name] for name in level]
-            starts = (other.start(generation=aside[other.name], is_return=True) for other in again)
+            starts = (other.start(**aside[other.name]._asdict(), is_return=True) for other in again)
             results = await asyncio.gather(*starts, return_exceptions=True)
             for other, error in zip(again, results, strict=True):
-                if isinstance(error, Exception) and other.generation == aside[other.name]:
+                if isinstance(error, Exception) and other.token == aside[other.name]:
                     other.give_up_return(str(error))
                     self.note_end(other, Exit(error=error))
 
@@ -296,7 +303,7 @@ class Supervisor:
         wanted = with_needed(chosen, self.dependencies) - left
         while not by_hand and (holds := self._holds_of(wanted)):
             await asyncio.wait(holds)
-        await self._start({name: self.units[name].generation for name in wanted}, by_hand=by_hand)
+        await self._start({name: self.units[name].token for name in wanted}, by_hand=by_hand)
 
     async def wake(self, name: str, origin: Origin | None = None) -> None:
         """Start a service that rests because nobody called it; one that was stopped since stays at rest."""
@@ -304,7 +311,7 @@ class Supervisor:
         if unit.slot.is_resting:
             self._origin = origin or self._origin
             wanted = with_needed([name], self.dependencies)
-            await self._start({other: self.units[other].generation for other in wanted}, is_return=True)
+            await self._start({other: self.units[other].token for other in wanted}, is_return=True)
 
     async def restart(self, name: str, origin: Origin | None = None) -> None:
         """Stop a service and start it anew, with what depends on it and was running.
@@ -327,7 +334,7 @@ class Supervisor:
             if self.units[other].is_live or self.units[other].slot.spec.policy.restart_rule.when == "always"
         ]
         needed = with_needed([name], self.dependencies) - {name}
-        wanted = {other: self.units[other].generation for other in needed}
+        wanted = {other: self.units[other].token for other in needed}
         wanted |= await self._end_for_return([name, *back], reason="restarted by hand")
         await self._start(wanted, by_hand=True, is_return=True)
 
@@ -356,26 +363,28 @@ class Supervisor:
     def _holds_of(self, names: Collection[str]) -> list[asyncio.Future[None]]:
         return [done for held, done in self._holds if not held.isdisjoint(names)]
 
-    async def _start(self, wanted: Mapping[str, int], *, by_hand: bool = False, is_return: bool = False) -> None:
-        """Start services by levels, each as of a generation: one that was stopped since is an error."""
+    async def _start(self, wanted: Mapping[str, Token], *, by_hand: bool = False, is_return: bool = False) -> None:
+        """Start services by levels; one that was stopped since its token is an error."""
         self._refuse_held(name for name in wanted if self.units[name].state not in ANSWERING)
         try:
             for level in levels_within(wanted, self.dependencies):
                 units = [self.units[name] for name in level]
                 await self._start_level(units, wanted, by_hand=by_hand, is_return=is_return)
         finally:
-            for name, generation in wanted.items():
+            for name, token in wanted.items():
                 unit = self.units[name]
-                if unit.slot.is_returning and unit.generation == generation:
+                if unit.slot.is_returning and unit.token == token:
                     unit.give_up_return("what it depends on did not start")
 
     async def _start_level(
-        self, level: Collection[Unit], wanted: Mapping[str, int], *, by_hand: bool, is_return: bool
+        self, level: Collection[Unit], wanted: Mapping[str, Token], *, by_hand: bool, is_return: bool
     ) -> None:
         # What was under way before is not ours to stop when something else fails.
         ours = {unit for unit in level if not unit.is_live}
         starting = {
-            asyncio.ensure_future(self._start_one(unit, wanted[unit.name], by_hand=by_hand, is_return=is_return)): unit
+            asyncio.ensure_future(
+                self._start_one(unit, wanted[unit.name].generation, by_hand=by_hand, is_return=is_return)
+            ): unit
             for unit in level
             if unit.state not in ANSWERING or self._ends_of(unit)
         }
@@ -385,11 +394,11 @@ class Supervisor:
         failed: dict[str, BaseException] = {}
         try:
             while pending and not failed:
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                failed = _failures(starting, done)
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                failed = _failures(starting)
             if pending:
-                done, pending = await asyncio.wait(pending, timeout=FAILURE_WINDOW_S)
-                failed |= _failures(starting, done)
+                _, pending = await asyncio.wait(pending, timeout=FAILURE_WINDOW_S)
+                failed = _failures(starting)
             late = {starting[task].name for task in pending} & {unit.name for unit in ours}
             for name in late:
                 self.units[name].void("another service failed")
@@ -492,7 +501,7 @@ class Supervisor:
         timer = loop.call_later(timeout_s, self.hurry) if timeout_s is not None else None
         levels = []
         try:
-            for level in reversed(levels_within(wanted, self.dependencies)):
+            for level in stop_levels(wanted, self.dependencies):
                 stops = [self.units[name].stop(reason, kill=kill, by_hand=name in by_hand) for name in level]
                 levels.append(asyncio.gather(*stops))
                 # In a hurry the others do not wait for their turn.
@@ -517,10 +526,10 @@ def _mark_retrieved(task: asyncio.Future[None]) -> None:
         task.exception()
 
 
-def _failures(
-    starting: Mapping[asyncio.Task[None], Unit], done: Iterable[asyncio.Task[None]]
-) -> dict[str, BaseException]:
+def _failures(starting: Mapping[asyncio.Task[None], Unit]) -> dict[str, BaseException]:
     """Return what went wrong in starts that are over, by name."""
     return {
-        starting[task].name: error for task in done if not task.cancelled() and (error := task.exception()) is not None
+        unit.name: error
+        for task, unit in starting.items()
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from autostop_lab.events import ServiceMoved
 from autostop_lab.exceptions import ServiceStartError
@@ -24,6 +24,13 @@ from autostop_lab.supervisor.outcome import Life
 from autostop_lab.supervisor.restart import Again, Enough, Past, decide, wants_restart
 
 ANSWERING = frozenset({ServiceState.RUNNING, ServiceState.UNHEALTHY, ServiceState.WAITING})
+
+
+class Token(NamedTuple):
+    """What tells whether a service was stopped since: `generation` by an order, `turn` by an order or for a restart."""
+
+    generation: int
+    turn: int
 
 
 class Team(Protocol):
@@ -47,11 +54,11 @@ class Team(Protocol):
     def lacks(self, unit: Unit) -> str:
         """Return in words what it depends on and does not have, or ""."""
 
-    async def step_aside(self, unit: Unit, *, is_dependant: bool) -> Mapping[str, int]:
-        """Stop those who restart with it and depend on it, or do not; return their generations by name."""
+    async def step_aside(self, unit: Unit, *, is_dependant: bool) -> Mapping[str, Token]:
+        """Stop those who restart with it and depend on it, or do not; return their tokens by name."""
 
-    def return_to(self, unit: Unit, aside: Mapping[str, int]) -> None:
-        """Start those again, without waiting, that stepped aside for it and were not stopped since."""
+    def bring_back(self, aside: Mapping[str, Token]) -> None:
+        """Start those again, without waiting, that stepped aside and were not stopped since."""
 
 
 class Unit:
@@ -72,8 +79,8 @@ class Unit:
     ----------
     life : Life
         What happened in its life, or in the last one.
-    generation : int
-        Grows with each order to stop it; a start that was ordered in an earlier one is void.
+    token : Token
+        Changes when it is stopped: a start that was ordered in an earlier generation is void.
     was_stopped_by_hand : bool
         Whether its last stop was an order to this very service.
     last_health : HealthResult or None
@@ -92,7 +99,7 @@ class Unit:
         self.slot = slot
         self.machine = Machine(SERVICE_TABLE, slot.name)
         self.life = Life()
-        self.generation = 0
+        self.token = Token(0, 0)
         self.was_stopped_by_hand = False
         self.last_health: HealthResult | None = None
         self._make_runtime = make_runtime
@@ -197,7 +204,9 @@ class Unit:
 
     # -- orders --------------------------------------------------------------------------------------------
 
-    async def start(self, *, generation: int | None = None, by_hand: bool = False, is_return: bool = False) -> None:
+    async def start(
+        self, *, generation: int | None = None, turn: int | None = None, by_hand: bool = False, is_return: bool = False
+    ) -> None:
         """Start it and return when it is ready; one that runs already is left as it is.
 
         A start that fails is repeated as its restart policy says, and this waits for the outcome.
@@ -206,6 +215,9 @@ class Unit:
         ----------
         generation : int or None
             Its generation when this start was ordered; None is now.
+        turn : int or None
+            If given, this start is void also when it was stopped for a restart since this turn; else it waits for the
+            end of such a restart.
         by_hand : bool
             Whether this is an order to this very service: it does not wait for the end of a pause.
         is_return : bool
@@ -216,12 +228,16 @@ class Unit:
         ServiceStartError
             It did not become ready, or was stopped on its way; it is cleaned.
         """
-        ordered_in = self.generation if generation is None else generation
+        ordered_in = self.token.generation if generation is None else generation
+
+        def is_void() -> bool:
+            return self.token.generation != ordered_in or turn not in (None, self.token.turn)
+
         while self.state not in ANSWERING:
-            if self.generation != ordered_in:
+            if is_void():
                 raise self._stopped_error("before its start")
             if self._work is None or self._work.done():
-                if await self._team.wait_needed(self, lambda: self.generation != ordered_in):
+                if await self._team.wait_needed(self, is_void):
                     continue  # much may have happened
                 if problem := self._team.lacks(self):
                     raise self._start_error(f"it was not started, since {problem}")
@@ -230,10 +246,17 @@ class Unit:
                 self._past = Past()
                 set_signal(self._retry_asked)
             assert self._work is not None
-            if self._is_rising and not self.stop_asked.done():
+            if not self._is_rising or self.stop_asked.done():
+                await self.settled()
+                continue
+            try:
                 await asyncio.shield(self._work)
+            except ServiceStartError:
+                # One that was stopped for a restart is brought up again.
+                if is_void() or not self.stop_asked.done():
+                    raise
+            else:
                 return
-            await self.settled()
 
     def _begin(self, *, by_hand: bool, is_return: bool) -> None:
         if self.life.survivor:
@@ -272,25 +295,26 @@ class Unit:
         self._work = asyncio.ensure_future(work)
         self._work.add_done_callback(lambda work: work.cancelled() or work.exception())
 
-    def void(self, reason: str = "", *, returns: bool = False, is_last: bool = False) -> int:
-        """Make every start void that has not begun, and return the new generation.
+    def void(self, reason: str = "", *, returns: bool = False, is_last: bool = False) -> Token:
+        """Make starts void that have not begun, and return the new token.
 
         Parameters
         ----------
         reason : str
             Why; it replaces the reason of a rest that the next call would undo.
         returns : bool
-            Whether it is started again by whoever calls this, so that calls wait for it.
+            Whether it is started again by whoever calls this: then calls wait for it, and orders to start it stay.
         is_last : bool
             Whether the next start is a first one, and no restart.
         """
-        self.generation += 1
+        generation, turn = self.token
+        self.token = Token(generation if returns else generation + 1, turn + 1)
         self._is_fresh = self._is_fresh or is_last
         if self._end_reason == IDLE:
             self._end_reason = reason
         self.slot.set_return(returns, reason)
         self._tell_change()
-        return self.generation
+        return self.token
 
     def give_up_return(self, reason: str) -> None:
         """Say that it is not started again after all."""
@@ -312,7 +336,10 @@ class Unit:
                     self._do(self._end())
         if kill:
             self.hurry()
-        await self.settled()
+        lifetime = self._lifetime
+        # With another life a newer start has begun, which is not ours to wait for.
+        while self._work is not None and not self._work.done() and self._lifetime is lifetime:
+            await asyncio.wait({self._work})
 
     def _obey_stop(self) -> None:
         self.move(ServiceTrigger.KILL if self._is_kill_asked else ServiceTrigger.STOP, self._end_reason)
@@ -447,7 +474,8 @@ class Unit:
             self.move(ServiceTrigger.DIED_FINAL, "; ".join(filter(None, (reason, again.reason))))
             return False
         self._announce_retry(again, reason)
-        return await self._wait_for_retry(again)
+        await self._pause(again)
+        return await self._retry()
 
     def _decide(self, *, ran_s: float, is_wanted: bool) -> Again | Enough:
         rule = self.slot.spec.policy.restart_rule
@@ -461,9 +489,13 @@ class Unit:
         self._retry_asked = self._loop.create_future()
         self.move(ServiceTrigger.DIED_RETRY, text, next_at=self._wall_clock() + again.delay_s)
 
-    async def _wait_for_retry(self, again: Again) -> bool:
+    async def _pause(self, again: Again) -> None:
+        """Wait until the pause is over, a manual start cuts it short, or a stop comes."""
         watched = {self.stop_asked, self._retry_asked}
         await asyncio.wait(watched, timeout=again.delay_s, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _retry(self) -> bool:
+        """Begin a new life when what it needs is there again; return whether it did, before a stop."""
         await self._team.wait_needed(self, self.stop_asked.done)
         if self.stop_asked.done():
             return False
@@ -518,20 +550,29 @@ class Unit:
         await clear()
 
     async def _come_back(self, again: Again, clear: Callable[[], Awaitable[bool]]) -> None:
-        """Restart it: who restarts with it steps aside, the old life is cleared away, then a new one begins."""
-        aside = dict(await self._team.step_aside(self, is_dependant=True))
+        """Restart it, with those that restart with it.
+
+        What depends on it steps aside, the old life is cleared away, and the others step aside. After the pause these
+        come back first, since it may depend on them; then a new life begins; then what depends on it comes back.
+        """
+        aside = await self._team.step_aside(self, is_dependant=True)
+        beside: Mapping[str, Token] = {}
         try:
             await self._clear_for_restart(clear)
-            aside.update(await self._team.step_aside(self, is_dependant=False))
-            if not await self._wait_for_retry(again):
+            beside = await self._team.step_aside(self, is_dependant=False)
+            await self._pause(again)
+            self._team.bring_back(beside)
+            beside = {}
+            if not await self._retry():
                 raise self._stopped_error("while it waited for its restart")
             await self._rise(is_retry=True)
         except ServiceStartError as error:
+            self._team.bring_back(beside)
+            self._team.bring_back(aside)
             if not self.stop_asked.done():
                 self._team.note_end(self, Exit(error=error))
             raise
-        finally:
-            self._team.return_to(self, aside)
+        self._team.bring_back(aside)
 
     async def _clear_for_restart(self, clear: Callable[[], Awaitable[bool]]) -> None:
         """Clear the old life away, or raise: it is not gone, or a stop came meanwhile."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from autostop_lab.services.gate import CallGate, NoTurnError, seconds_waited_for, waited_for_until
+from autostop_lab.services.gate import CallGate, NoTurnError, Waiting, seconds_waited_for
 from tests.services.lives import LONG_S, eventually
 
 
@@ -188,19 +188,28 @@ def test_the_work_itself_is_not_bounded(taken: tuple[CallGate, Room]) -> None:
 def test_a_call_waits_no_longer_than_somebody_waits_for_it(taken: tuple[CallGate, Room]) -> None:
     gate, _ = taken
     gate.timeout_s = LONG_S
-    with waited_for_until(time.monotonic() + 0.05), pytest.raises(RefusedError) as caught:
+    with Waiting(0.05), pytest.raises(RefusedError) as caught:
         guard(gate, lambda: None)()
 
     assert caught.value.reason.is_given_up
 
 
 def test_the_shorter_of_two_waits_counts() -> None:
-    with waited_for_until(time.monotonic() + 10):
-        with waited_for_until(time.monotonic() + 1000):
-            assert seconds_waited_for() <= 10
-        with waited_for_until(time.monotonic() + 1):
+    with Waiting(10):
+        with Waiting(1000):
+            assert 5 < seconds_waited_for() <= 10
+        with Waiting(1):
             assert seconds_waited_for() <= 1
     assert seconds_waited_for() == float("inf")
+
+
+def test_what_a_call_has_left_running_is_not_bounded_by_it_any_more() -> None:
+    with Waiting(0) as waiting:
+        context = contextvars.copy_context()
+    assert context.run(seconds_waited_for) <= 0
+    waiting.end()
+
+    assert context.run(seconds_waited_for) == float("inf")
 
 
 def test_a_call_that_waits_is_refused_when_the_gate_closes(taken: tuple[CallGate, Room]) -> None:

@@ -396,6 +396,19 @@ def test_a_call_that_was_given_up_while_it_waited_is_not_begun_later(handle: Ser
     assert worker.begun == ["first", "last"]
 
 
+def test_what_a_call_has_left_running_may_call_on_after_its_time(make: MakeLife) -> None:
+    class Starter(Service):
+        def begin(self, door: threading.Event, handle: Any) -> Any:
+            return run_in_background(lambda: door.wait(LONG_S) and handle.echo(7), name="left running")
+
+    handle, door = make(Worker, name="worker").start().handle, threading.Event()
+    left = make(Starter).start().handle.call("begin", door, handle, timeout=0.2)
+    time.sleep(0.25)
+    door.set()
+
+    assert left.result(LONG_S) == 7
+
+
 def test_the_time_of_a_call_includes_waiting_for_a_service_on_its_way_up() -> None:
     slot = ServiceSlot(spec_of("it", Worker), NoOrders())
     slot.publish(ServiceState.STARTING, "", None)

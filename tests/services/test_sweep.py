@@ -27,6 +27,18 @@ def tree(grace_s: float = 0.0) -> Tree:
     return Tree("store-1", LEADER, grace_until=time.monotonic() + grace_s)
 
 
+def signals(it: Tree) -> list[tuple[Process, int]]:
+    """Return what a tree sends now."""
+    sent: list[tuple[Process, int]] = []
+
+    def send(known: Process, number: int) -> bool:
+        sent.append((known, number))
+        return True
+
+    it.end_those_left(time.monotonic(), send)
+    return sent
+
+
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     return supervisor_loop().run(asyncio.wait_for(work, LONG_S))
 
@@ -80,28 +92,49 @@ def test_a_tree_is_gone_after_three_empty_looks_in_a_row() -> None:
 def test_within_the_grace_period_each_is_asked_once_to_end_and_woken_up() -> None:
     it = tree(grace_s=LONG_S)
     it.see({member(1), member(2)})
-    first = it.signals(time.monotonic())
+    first = signals(it)
     it.see({member(2), member(3)})
 
     assert first == [(member(n), number) for n in (1, 2) for number in (signal.SIGTERM, signal.SIGCONT)]
-    assert it.signals(time.monotonic()) == [(member(3), signal.SIGTERM), (member(3), signal.SIGCONT)]
+    assert signals(it) == [(member(3), signal.SIGTERM), (member(3), signal.SIGCONT)]
+    assert not it.killed
+
+
+def test_one_that_could_not_be_asked_is_asked_again() -> None:
+    it = tree(grace_s=LONG_S)
+    it.see({member(1)})
+
+    def fail(known: Process, number: int) -> bool:
+        raise OSError(24, "no descriptor left")
+
+    with pytest.raises(OSError, match="no descriptor left"):
+        it.end_those_left(time.monotonic(), fail)
+
+    assert signals(it) == [(member(1), signal.SIGTERM), (member(1), signal.SIGCONT)]
+
+
+def test_one_that_ends_before_the_kill_was_not_killed() -> None:
+    it = tree()
+    it.see({member(1)})
+    it.end_those_left(time.monotonic(), lambda known, number: False)
+
     assert not it.killed
 
 
 def test_one_whose_parent_has_died_in_between_is_not_asked_again() -> None:
     it = tree(grace_s=LONG_S)
     it.see({member(1)})
-    it.signals(time.monotonic())
+    signals(it)
     it.see({Process(member(1).pid, "200", parent_pid=7, group=7, session=7, is_zombie=False)})
 
-    assert it.signals(time.monotonic()) == []
+    assert signals(it) == []
 
 
 def test_after_the_grace_period_all_are_killed_until_they_are_gone() -> None:
     it = tree()
     for _ in range(2):
         it.see({member(1)})
-        assert it.signals(time.monotonic()) == [(member(1), signal.SIGKILL)]
+        assert signals(it) == [(member(1), signal.SIGKILL)]
 
     assert it.killed == {member(1)}
 
@@ -111,7 +144,7 @@ def test_members_of_the_group_that_was_asked_are_not_asked_twice() -> None:
     it.see({member(1, group=LEADER.pid), member(2), LEADER})
     it.note_group_asked()
 
-    assert {process for process, _ in it.signals(time.monotonic())} == {member(2)}
+    assert {process for process, _ in signals(it)} == {member(2)}
 
 
 def test_the_leader_is_not_among_those_that_are_left() -> None:
@@ -119,7 +152,7 @@ def test_the_leader_is_not_among_those_that_are_left() -> None:
     it.see({LEADER, member(1)})
 
     assert it.left == [member(1)]
-    assert it.signals(time.monotonic()) == [(member(1), signal.SIGKILL)]
+    assert signals(it) == [(member(1), signal.SIGKILL)]
 
 
 # -- what the sweeper does ---------------------------------------------------------------------------------

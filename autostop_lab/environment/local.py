@@ -14,7 +14,7 @@ from typing import Any
 from autostop_lab.dataflow.control import Control
 from autostop_lab.dataflow.graph import Graph, Pipeline
 from autostop_lab.dataflow.progress import Progress
-from autostop_lab.dispatcher import CellCode, Dispatcher, FollowedCode, JobCode, ThreadCode, entries
+from autostop_lab.dispatcher import Dispatcher, entries
 from autostop_lab.engines import Engine, LocalEngine
 from autostop_lab.environment.base import Environment, refuse_unknown_keywords
 from autostop_lab.environment.registry import registry
@@ -25,6 +25,7 @@ from autostop_lab.exceptions import (
     PipelineError,
     ServiceStopError,
 )
+from autostop_lab.job.code import CellCode, FollowedCode, JobCode, ThreadCode
 from autostop_lab.job.job import Job, JobOptions, current_job
 from autostop_lab.job.report import CleanupReport
 from autostop_lab.lifecycle import ServiceState

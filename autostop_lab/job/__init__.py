@@ -1,1 +1,1 @@
-"""The handle of a job, the receipt of its cleanup, and the audit of what it left."""
+"""The handle of a job, its code, the receipt of its cleanup, and the audit of what it left."""

@@ -14,10 +14,10 @@ from weakref import WeakSet
 from IPython.core.error import UsageError
 from IPython.display import display
 
-from autostop_lab.dispatcher import CellCode
 from autostop_lab.environment.local import LocalEnvironment
 from autostop_lab.environment.registry import registry
 from autostop_lab.exceptions import ConfigurationError, JobCancelledError
+from autostop_lab.job.code import CellCode
 from autostop_lab.job.job import Job, JobOptions, run_as
 from autostop_lab.jupyter.body import Body, compile_body
 from autostop_lab.jupyter.interrupts import Interrupts, Sender

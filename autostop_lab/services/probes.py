@@ -27,7 +27,9 @@ class NotReadyError(Exception):
 class Probe(Protocol):
     """Looks once whether a program is ready."""
 
-    attempt_timeout_s: float
+    @property
+    def attempt_timeout_s(self) -> float:
+        """Longest single try, in seconds."""
 
     def texts(self) -> list[str]:
         """Return the texts in which placeholders are replaced."""

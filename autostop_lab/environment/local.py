@@ -517,6 +517,7 @@ class LocalEnvironment(Environment):
     def restart_service(self, name: str) -> None:
         """Stop one service and start it anew, with what depends on it and was running."""
         self._check_open()
+        self._check_dependencies()
         loop, supervisor = self._supervise()
         restarting = loop.submit(supervisor.restart(name, Origin()))
         if not self._is_in_own_hook():

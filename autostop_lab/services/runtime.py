@@ -7,6 +7,7 @@ deadlines from outside, and leave waiting when cancelled; none decides what come
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -212,7 +213,13 @@ class LocalRuntime(Runtime):
             current_hook.reset(token)
 
     async def ask_health(self) -> Any:
-        """Return what its ``health_check()`` says; who asks while another waits for the answer gets the same one."""
+        """Return what its ``health_check()`` says; who asks while another waits for the answer gets the same one.
+
+        A coroutine needs no thread, and ends with the wait for it.
+        """
+        check = hook(self.service, "health_check")
+        if inspect.iscoroutinefunction(check):
+            return await self.coroutines.wait(check())
         if self._checking is None or self._checking.done():
             self._checker = HookThread(self.origin, f"health check of service {self.slot.name}")
             self._checking = self._checker.call(lambda: self.call_hook("health_check"))

@@ -216,6 +216,20 @@ class ServiceLoop:
         finally:
             self._calls.discard(call)
 
+    async def wait(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Await a coroutine in this loop, from another one; cancelling that cancels it here."""
+        call = _Call(coroutine)
+        if not self._tell(call.begin, call):
+            coroutine.close()
+            raise asyncio.CancelledError
+        try:
+            return await asyncio.shield(asyncio.wrap_future(call.future))
+        except asyncio.CancelledError:
+            self._tell(call.cancel)
+            raise
+        finally:
+            self._calls.discard(call)
+
     def _tell(self, order: Callable[[], object], call: _Call | None = None) -> bool:
         """Have `order` called in the loop, which is started for a `call`; return whether it will be."""
         with self._lock:  # so that nothing is begun behind the order to stop

@@ -170,9 +170,9 @@ class Supervisor:
         """
         has_waited = False
         while not is_void():
-            needed = self._needed_by(unit)
-            signals = {end for other in needed for end in self._ends_of(other)}
-            signals |= {other.change for other in needed if other.is_coming}
+            going_down = with_needed(unit.slot.spec.policy.depends_on, self.dependencies)
+            signals = {end for name in going_down for end in self._ends_of(self.units[name])}
+            signals |= {other.change for other in self._needed_by(unit) if other.is_coming}
             if not signals:
                 break
             has_waited = True

@@ -232,7 +232,9 @@ class Dispatcher:
     def _note_service_exit(self, unit: Unit, end: Exit) -> None:
         if end.is_clean or not unit.slot.spec.policy.critical:
             return
-        problem = f"service {unit.name!r} died while the job needed it: {end}"
+        # Where it gave up after restarts, its state says so.
+        how = unit.slot.reason if unit.slot.reason.startswith(str(end)) else str(end)
+        problem = f"service {unit.name!r} died while the job needed it: {how}"
         self._lost.append(problem)
         lines = unit.slot.ring.texts(SHOWN_LOG_LINES)
         said = "\nIts last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""

@@ -32,6 +32,7 @@ from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import Origin
 from autostop_lab.services.handle import HealthResult, ServiceHandle, current_hook
 from autostop_lab.services.policies import ServicePolicy
+from autostop_lab.services.threads import text_of
 from autostop_lab.supervisor.lifetime import HURRIED_S
 from autostop_lab.supervisor.loop import LoopThread, result_in_ticks, supervisor_loop, wait_in_ticks
 from autostop_lab.supervisor.plan import start_levels, unknown_service
@@ -567,8 +568,9 @@ async def _end_by_hand(supervisor: Supervisor, name: str, *, kill: bool) -> None
     errors = [(phase, error) for phase, error in unit.life.errors if phase != "start"]
     if errors or unit.life.survivor:
         phase, error = errors[0] if errors else ("stop", None)
+        problems = "\n".join(filter(None, (text_of(error) if error else "", unit.life.survivor)))
         raise ServiceStopError(
-            f"service {name!r} was stopped by hand, and that failed: {error or unit.life.survivor}",
+            f"service {name!r} was stopped by hand, and that failed: {problems}",
             service=name,
             phase=phase,
         ) from error

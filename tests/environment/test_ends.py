@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import dataclass
 
 import pytest
@@ -232,3 +234,29 @@ def test_a_cancel_during_the_start_is_obeyed_at_once_by_who_has_not_begun(env: L
 
     assert job.state is JobState.CANCELLED
     assert job.elapsed_s < 20
+
+
+def test_a_stop_that_holds_the_interpreter_is_bounded_by_its_own_length_and_told(
+    env: LocalEnvironment, diary: Diary
+) -> None:
+    class Hog(Service):
+        def stop(self) -> None:
+            re.match(r"(a+)+$", "a" * 24 + "b")  # runs in C without a break
+            diary.append(("hog", "let go"))
+
+    env.register_service("hog", Hog, policy=ServicePolicy(stop_timeout_s=0.05))
+    env.register_service("other", Recorder, diary, "other")
+    env.run(lambda: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        job = env.submit(autostop=True)
+
+    assert job.state is JobState.SUCCEEDED
+    assert diary.of("other") == ONE_LIFE
+    assert job.report is not None
+    assert str(job.report["hog"].outcome) in ("failed", "abandoned")
+    assert "did not return within 0.05 s" in str(job.report)
+    deadline = time.monotonic() + 20
+    while ("hog", "let go") not in diary:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -254,8 +254,10 @@ def test_a_stop_that_holds_the_interpreter_is_bounded_by_its_own_length_and_told
     assert job.state is JobState.SUCCEEDED
     assert diary.of("other") == ONE_LIFE
     assert job.report is not None
-    assert str(job.report["hog"].outcome) in ("failed", "abandoned")
-    assert "did not return within 0.05 s" in str(job.report)
+    stop_s = job.report["hog"].stop_s
+    assert stop_s is not None
+    # Nobody else could run meanwhile, so whether it is also called late depends on who runs first after it.
+    assert stop_s > 0.05
     deadline = time.monotonic() + 20
     while ("hog", "let go") not in diary:
         assert time.monotonic() < deadline

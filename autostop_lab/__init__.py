@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from autostop_lab.lifecycle import JobState as JobState
     from autostop_lab.lifecycle import ServiceState as ServiceState
     from autostop_lab.services.command import Command as Command
-    from autostop_lab.services.handle import HealthResult as HealthResult
     from autostop_lab.services.handle import ServiceHandle as ServiceHandle
     from autostop_lab.services.policies import Cron as Cron
     from autostop_lab.services.policies import Health as Health
@@ -59,6 +58,7 @@ if TYPE_CHECKING:
     from autostop_lab.services.probes import LogReady as LogReady
     from autostop_lab.services.probes import TcpReady as TcpReady
     from autostop_lab.services.service import Service as Service
+    from autostop_lab.services.slot import HealthResult as HealthResult
 
 __version__ = "0.1.0"
 
@@ -104,10 +104,11 @@ _HOME = {
     "autostop_lab.job.report": ("CleanupReport",),
     "autostop_lab.lifecycle": ("JobState", "ServiceState"),
     "autostop_lab.services.command": ("Command",),
-    "autostop_lab.services.handle": ("HealthResult", "ServiceHandle"),
+    "autostop_lab.services.handle": ("ServiceHandle",),
     "autostop_lab.services.policies": ("Cron", "Health", "Restart", "ServicePolicy"),
     "autostop_lab.services.probes": ("CallReady", "HttpReady", "LogReady", "TcpReady"),
     "autostop_lab.services.service": ("Service",),
+    "autostop_lab.services.slot": ("HealthResult",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -15,8 +15,9 @@ from autostop_lab.exceptions import ArgumentError, ConfigurationError, Duplicate
 from autostop_lab.job.job import Job, JobOptions
 from autostop_lab.job.report import CleanupReport
 from autostop_lab.origin import current_cell
-from autostop_lab.services.handle import HealthResult, ServiceHandle, ServiceSlot
+from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.policies import ServicePolicy, check_seconds
+from autostop_lab.services.slot import HealthResult, ServiceSlot
 from autostop_lab.services.spec import ServiceSpec, check_name, spec_of_class, spec_of_factory
 
 

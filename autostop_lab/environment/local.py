@@ -30,8 +30,10 @@ from autostop_lab.job.job import Job, JobOptions, current_job
 from autostop_lab.job.report import CleanupReport
 from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import Origin
-from autostop_lab.services.handle import HealthResult, ServiceHandle, current_hook
+from autostop_lab.services.context import current_hook
+from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.policies import ServicePolicy
+from autostop_lab.services.slot import HealthResult
 from autostop_lab.services.threads import text_of
 from autostop_lab.supervisor.lifetime import HURRIED_S
 from autostop_lab.supervisor.loop import LoopThread, result_in_ticks, supervisor_loop, wait_in_ticks
@@ -393,8 +395,8 @@ class LocalEnvironment(Environment):
 
     def _is_in_own_hook(self) -> bool:
         """Return whether a hook of one of our services calls this: what it orders would wait for the hook."""
-        slot = current_hook.get()
-        return slot is not None and self._slots.get(slot.name) is slot
+        caller = current_hook.get()
+        return caller is not None and caller.key in {slot.key for slot in self._slots.values()}
 
     def _stop_without_waiting(self, reason: str, *, is_final: bool) -> CleanupReport:
         """Stop for code of our own job or services, which would wait for itself."""

@@ -11,8 +11,9 @@ from autostop_lab.environment.local import LocalEnvironment
 from autostop_lab.exceptions import DuplicateServiceError, ServiceError
 from autostop_lab.job.report import CleanupReport
 from autostop_lab.lifecycle import SERVICE_TABLE
-from autostop_lab.services.handle import HealthResult, ServiceHandle
+from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.policies import ServicePolicy
+from autostop_lab.services.slot import HealthResult
 from autostop_lab.supervisor.plan import unknown_service
 
 logger = logging.getLogger("autostop_lab.supervisor")

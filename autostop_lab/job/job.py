@@ -23,9 +23,10 @@ from autostop_lab.events import Bus, Event, JobMoved, ServiceMoved
 from autostop_lab.exceptions import CleanupWarning, JobError
 from autostop_lab.job.report import CleanupReport, seconds
 from autostop_lab.lifecycle import JOB_TABLE, JobState, JobTrigger, Machine
-from autostop_lab.services.handle import ServiceHandle, ServiceSlot
+from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.logs import LogLine
 from autostop_lab.services.runtime import describe_error
+from autostop_lab.services.slot import ServiceSlot
 from autostop_lab.supervisor.loop import TICK_S, wait_in_ticks
 from autostop_lab.supervisor.plan import unknown_service
 

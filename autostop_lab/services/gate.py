@@ -10,19 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import ContextVar
 from itertools import repeat
 from queue import Empty, SimpleQueue
 from types import CoroutineType
-from typing import Any, Self
+from typing import Any
+
+from autostop_lab.services.context import inside, seconds_waited_for
 
 #: How often a call that waits for its turn looks whether the gate is closed, in seconds.
 CLOSED_LOOK_S = 0.1
-
-#: The calls that led to here, innermost first: pairs [gate, outer pair]; a call that is over has None for its gate.
-_inside: ContextVar[list[Any] | None] = ContextVar("autostop_lab_inside", default=None)
-_waiting: ContextVar[Waiting | None] = ContextVar("autostop_lab_waiting", default=None)
-
 
 class NoTurnError(Exception):
     """A call may not go in: the gate is closed, or nobody waits for it any longer, or it had no turn in time.
@@ -37,44 +33,6 @@ class NoTurnError(Exception):
         super().__init__()
         self.is_closed = is_closed
         self.is_given_up = is_given_up
-
-
-class Waiting:
-    """Somebody waits for a call, until some moment: calls that it leads to need not be begun after that.
-
-    Parameters
-    ----------
-    timeout_s : float
-        How long, in seconds from now.
-    """
-
-    def __init__(self, timeout_s: float) -> None:
-        self._until_s = time.monotonic() + timeout_s
-        self._outer = _waiting.get()
-
-    def __enter__(self) -> Self:
-        """Let it count for what is begun here, in whatever thread or loop."""
-        self._token = _waiting.set(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Let it not count for what is begun here from now on."""
-        _waiting.reset(self._token)
-
-    def end(self) -> None:
-        """Note that the call is over: what it has left running is not bounded by it."""
-        self._until_s = float("inf")
-
-    @property
-    def until_s(self) -> float:
-        """Monotonic time of its end, or of the end of another one around it."""
-        return min(self._until_s, self._outer.until_s) if self._outer is not None else self._until_s
-
-
-def seconds_waited_for() -> float:
-    """Return how long the call that led to here is still waited for, in seconds; may be infinite or negative."""
-    waiting = _waiting.get()
-    return waiting.until_s - time.monotonic() if waiting is not None else float("inf")
 
 
 class CallGate:
@@ -150,7 +108,7 @@ class CallGate:
             Waits for its turn, then calls `function`.
         """
         gate, give_back, wait_turn = self, self._turns.put, self._wait_turn
-        get_inside, set_inside, reset_inside = _inside.get, _inside.set, _inside.reset
+        get_inside, set_inside, reset_inside = inside.get, inside.set, inside.reset
         # Endless tries to take a turn. An interrupt is raised after a function was called, so it could come between
         # `get()` and the assignment of its result, and the turn would be lost; a loop assigns without such a gap.
         tries = map(self._turns.get, repeat(False))

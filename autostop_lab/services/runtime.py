@@ -16,8 +16,10 @@ from typing import Any
 
 from autostop_lab.origin import Origin
 from autostop_lab.reaper.session import current_session
-from autostop_lab.services.handle import Endpoint, HealthResult, ServiceHandle, ServiceSlot, current_hook
+from autostop_lab.services.context import current_hook
+from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.service import ServiceContext, hook
+from autostop_lab.services.slot import Endpoint, HealthResult, ServiceSlot
 from autostop_lab.services.threads import HookError, HookThread, ServiceLoop, call_in_thread, text_of
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from autostop_lab.lifecycle import ServiceState, ServiceTrigger
 from autostop_lab.origin import thread_name
-from autostop_lab.services.handle import HealthResult
 from autostop_lab.services.policies import Health
 from autostop_lab.services.runtime import Runtime, UnhealthyError, describe_error, details_of
+from autostop_lab.services.slot import HealthResult
 from autostop_lab.supervisor.unit import Unit
 
 #: Checks that are due within so many seconds are done together.

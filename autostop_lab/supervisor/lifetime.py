@@ -10,9 +10,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from autostop_lab.exceptions import ReadinessTimeoutError, ServiceStartError, ServiceStopError
-from autostop_lab.services.handle import ServiceSlot
 from autostop_lab.services.logs import SHOWN_LOG_LINES
 from autostop_lab.services.runtime import Runtime, describe_error
+from autostop_lab.services.slot import ServiceSlot
 from autostop_lab.services.threads import HookError
 from autostop_lab.supervisor.outcome import Life
 

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Protocol
 
-from autostop_lab.services.handle import IDLE
 from autostop_lab.services.runtime import Exit, Runtime
+from autostop_lab.services.slot import IDLE
 from autostop_lab.supervisor.unit import Unit
 
 logger = logging.getLogger("autostop_lab.supervisor")

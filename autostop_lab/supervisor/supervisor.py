@@ -14,9 +14,10 @@ from autostop_lab.events import ServiceMoved
 from autostop_lab.exceptions import ServiceStartError, UnknownServiceError
 from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import Origin
-from autostop_lab.services.handle import ServiceHandle, ServiceSlot
+from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.program import ProgramRuntime
 from autostop_lab.services.runtime import Exit, Runtime
+from autostop_lab.services.slot import ServiceSlot
 from autostop_lab.services.thread import ThreadRuntime
 from autostop_lab.supervisor.health import HealthBoard
 from autostop_lab.supervisor.lifetime import set_signal

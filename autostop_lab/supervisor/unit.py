@@ -15,9 +15,9 @@ from typing import NamedTuple, Protocol
 from autostop_lab.events import ServiceMoved
 from autostop_lab.exceptions import ServiceStartError
 from autostop_lab.lifecycle import SERVICE_TABLE, Machine, ServiceState, ServiceTrigger
-from autostop_lab.services.handle import IDLE, HealthResult, ServiceSlot
 from autostop_lab.services.policies import Cron
 from autostop_lab.services.runtime import Exit, Runtime, describe_error
+from autostop_lab.services.slot import IDLE, HealthResult, ServiceSlot
 from autostop_lab.supervisor.cron import Schedule
 from autostop_lab.supervisor.lifetime import Lifetime, set_signal
 from autostop_lab.supervisor.outcome import Life

@@ -13,9 +13,10 @@ from autostop_lab.dataflow.graph import Pipeline
 from autostop_lab.dataflow.progress import Progress
 from autostop_lab.exceptions import ConfigurationError
 from autostop_lab.origin import Origin
-from autostop_lab.services.handle import ServiceHandle, ServiceSlot
+from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.services.runtime import Exit, Runtime, details_of
+from autostop_lab.services.slot import ServiceSlot
 from autostop_lab.services.spec import ServiceSpec
 from autostop_lab.supervisor.supervisor import Supervisor
 from autostop_lab.testing.clock import FakeClock

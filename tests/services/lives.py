@@ -15,10 +15,11 @@ import psutil
 from autostop_lab.exceptions import UnknownServiceError
 from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import Origin
-from autostop_lab.services.handle import HealthResult, ServiceHandle, ServiceSlot
+from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.services.program import ProgramRuntime
 from autostop_lab.services.runtime import Exit
+from autostop_lab.services.slot import HealthResult, ServiceSlot
 from autostop_lab.services.spec import ServiceSpec, spec_of_class, spec_of_factory
 from autostop_lab.services.thread import ThreadRuntime
 from autostop_lab.supervisor.loop import supervisor_loop

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from autostop_lab.services.gate import CallGate, NoTurnError, Waiting, seconds_waited_for
+from autostop_lab.services.context import Waiting, seconds_waited_for
+from autostop_lab.services.gate import CallGate, NoTurnError
 from tests.services.lives import LONG_S, eventually
 
 

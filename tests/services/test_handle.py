@@ -19,9 +19,10 @@ import pytest
 from autostop_lab.exceptions import ServiceCallTimeoutError, ServiceError, ServiceUnavailableError
 from autostop_lab.lifecycle import ServiceState
 from autostop_lab.services.command import Command
-from autostop_lab.services.handle import HANDLE_NAMES, HealthResult, ServiceHandle, ServiceSlot, run_in_background
+from autostop_lab.services.handle import HANDLE_NAMES, ServiceHandle, run_in_background
 from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.services.service import Service
+from autostop_lab.services.slot import HealthResult, ServiceSlot
 from tests.services.lives import LONG_S, Life, NoOrders, eventually, spec_of
 
 MakeLife = Callable[..., Life]

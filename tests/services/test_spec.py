@@ -8,10 +8,11 @@ import pytest
 
 from autostop_lab.exceptions import ArgumentError, ConfigurationError
 from autostop_lab.services.command import Command
-from autostop_lab.services.handle import HANDLE_NAMES, ServiceHandle, ServiceSlot
+from autostop_lab.services.handle import HANDLE_NAMES, ServiceHandle
 from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.services.probes import TcpReady
 from autostop_lab.services.service import Service
+from autostop_lab.services.slot import ServiceSlot
 from autostop_lab.services.spec import (
     LONGEST_LIST_OF_HANDLES,
     ServiceSpec,

@@ -8,8 +8,8 @@ import pytest
 from autostop_lab import Restart
 from autostop_lab.exceptions import ServiceStartError, UnknownServiceError
 from autostop_lab.lifecycle import ServiceState as S
-from autostop_lab.services.handle import ServiceSlot
 from autostop_lab.services.runtime import Exit
+from autostop_lab.services.slot import ServiceSlot
 from autostop_lab.supervisor.outcome import Outcome
 from autostop_lab.supervisor.supervisor import Supervisor
 from autostop_lab.testing import FakeClock, FakeService, Script

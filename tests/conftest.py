@@ -69,13 +69,19 @@ def threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name not in OURS_FOR_LIFE}
 
 
+def signal_handlers() -> set[tuple[int, Any]]:
+    # An event loop of a library that has watched for SIGTERM leaves the default action behind.
+    found = {(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    return found - {(signal.SIGTERM, signal.SIG_DFL)}
+
+
 def belongings() -> dict[str, set[Any]]:
     return {
         "processes": carriers(),
         "threads": threads(),
         "descriptors": descriptors(),
         "session folders": session_folders(),
-        "signal handlers": {(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)},
+        "signal handlers": signal_handlers(),
     }
 
 
@@ -87,7 +93,7 @@ def leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
     names contain it are let be.
     """
     allowed = [str(mark.args[0]) for mark in request.node.iter_markers("leaves_thread")]
-    start_supervisor_loop()
+    start_what_lives_on()
     before = belongings()
     yield
     deadline = time.monotonic() + SETTLING_S
@@ -105,11 +111,13 @@ def leaks(before: dict[str, set[Any]], allowed: list[str]) -> dict[str, set[Any]
     return {what: values for what, values in left.items() if values}
 
 
-def start_supervisor_loop() -> None:
+def start_what_lives_on() -> None:
     """Start what lives as long as the process, so that it is not taken for a leak of the first test."""
+    from autostop_lab.environment.registry import registry
     from autostop_lab.supervisor.loop import supervisor_loop
 
     supervisor_loop().run(asyncio.sleep(0))
+    registry.ends.watch()
 
 
 @pytest.fixture(autouse=True)

@@ -87,6 +87,9 @@ class LocalEnvironment(Environment):
         self._supervisor: Supervisor | None = None
         self._submitted: tuple[Pipeline, ...] = ()
         self._closing_report: CleanupReport | None = None
+        # Not `_lock`: a signal may come while the main thread holds that.
+        self._exit_lock = threading.Lock()
+        self._exit_wait: Callable[[], None] | None = None
         former = registry.made_by(name, self.cell)
         if isinstance(former, LocalEnvironment) and not former._runs_caller():
             was_running = former.last_job is not None and not former.last_job.is_over
@@ -430,23 +433,33 @@ class LocalEnvironment(Environment):
             registry.remove(self)
         return self._closing_report
 
-    def close_at_exit(self, budget_s: float) -> Callable[[], None]:
-        """Begin to close at the end of the process, within `budget_s`; the returned function waits for the end."""
+    def close_at_exit(self, reason: str, budget_s: float) -> Callable[[], None]:
+        """Begin to close at the end of the process, within `budget_s`; the returned function waits for the end.
+
+        A second call begins nothing, and returns what waits for the first.
+        """
+        with self._exit_lock:
+            if self._exit_wait is None:
+                self._exit_wait = self._begin_exit(reason, budget_s)
+            return self._exit_wait
+
+    def _begin_exit(self, reason: str, budget_s: float) -> Callable[[], None]:
         self._is_closed = True
         job = self.last_job
         if self._supervisor is None or self._loop is None:
             return lambda: None
         loop, supervisor = self._loop, self._supervisor
+        deadline_s = time.monotonic() + budget_s
         if job is not None and not job.is_over:
-            job.cancel("the process ends")
+            job.cancel(reason)
         # The hurried stop and cleanup of what is late then have their time within the budget.
         polite_s = max(0.0, budget_s - 2 * HURRIED_S)
-        stopping = loop.submit(supervisor.stop_all(reason="the process ends", timeout_s=polite_s, is_final=True))
+        stopping = loop.submit(supervisor.stop_all(reason=reason, timeout_s=polite_s, is_final=True))
 
         def wait() -> None:
-            stopping.exception(budget_s + 1.0)
+            stopping.exception(max(0.0, deadline_s - time.monotonic()) + HURRIED_S)
             if job is not None:
-                wait_in_ticks(job.over, HURRIED_S)
+                wait_in_ticks(job.over, min(HURRIED_S, max(0.0, deadline_s - time.monotonic())))
 
         return wait
 

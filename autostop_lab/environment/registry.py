@@ -6,65 +6,57 @@ cell being run again, or at the end of the process.
 
 from __future__ import annotations
 
-import atexit
-import os
 import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
 from typing import Protocol
 
+from autostop_lab.environment.ends import Closable, Ends
 from autostop_lab.exceptions import UnknownJobError
 from autostop_lab.job.job import Job
-from autostop_lab.supervisor.loop import close_supervisor_loop
 
-#: All services together have this long at the end of the process, in seconds: Jupyter kills a kernel 2.5 s after
-#: it was asked to shut down.
-EXIT_BUDGET_S = 1.5
 #: Jobs that are remembered.
 KEPT_JOBS = 1000
 
 
-class Closable(Protocol):
+class Opened(Closable, Protocol):
     """An environment, as the registry sees it."""
 
     name: str
     cell: str | None
 
-    def close_at_exit(self, budget_s: float) -> Callable[[], None]:
-        """Begin to close, within `budget_s`; the returned function waits for the end."""
-
 
 class Registry:
-    """Environments that are open and jobs that were submitted, oldest first."""
+    """Environments that are open and jobs that were submitted, oldest first.
+
+    Attributes
+    ----------
+    ends : Ends
+        Closes what is open when the process ends.
+    """
 
     def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._environments: list[Closable] = []
+        self._environments: list[Opened] = []
         self._jobs: deque[Job] = deque(maxlen=KEPT_JOBS)
         self._running: set[Job] = set()
         self._lock = threading.Lock()
-        self._is_registered = False
+        self.ends = Ends(self.environments)
 
-    def add(self, environment: Closable) -> None:
+    def add(self, environment: Opened) -> None:
         """Hold an environment that is open."""
         with self._lock:
             self._environments.append(environment)
-            if not self._is_registered:
-                self._is_registered = True
-                atexit.register(self._close_all)
+        self.ends.watch()
 
-    def remove(self, environment: Closable) -> None:
+    def remove(self, environment: Opened) -> None:
         """Forget an environment; one that is not there is ignored."""
         with self._lock:
             self._environments = [kept for kept in self._environments if kept is not environment]
 
-    def environments(self) -> list[Closable]:
+    def environments(self) -> list[Opened]:
         """Return those that are open."""
-        with self._lock:
-            return list(self._environments)
+        return list(self._environments)  # no lock: a signal may come while the main thread holds it
 
-    def made_by(self, name: str, cell: str | None) -> Closable | None:
+    def made_by(self, name: str, cell: str | None) -> Opened | None:
         """Return the open environment of this name that the same cell has made, if there is one."""
         if cell is None:
             return None
@@ -84,15 +76,6 @@ class Registry:
     def running_jobs(self) -> frozenset[Job]:
         """Return the jobs that are not over."""
         return frozenset(self._running)
-
-    def _close_all(self) -> None:
-        if os.getpid() != self._pid:
-            return  # a forked child: the services are its parent's
-        waits = [environment.close_at_exit(EXIT_BUDGET_S) for environment in reversed(self.environments())]
-        for wait in waits:
-            with suppress(TimeoutError):  # what is late ends with the process
-                wait()
-        close_supervisor_loop()
 
 
 registry = Registry()

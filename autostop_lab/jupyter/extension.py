@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from IPython.core.magic import no_var_expand
 
+from autostop_lab.environment.registry import registry
 from autostop_lab.jupyter.body import compile_body
 from autostop_lab.jupyter.cell import CellJob, start_in_background
 from autostop_lab.jupyter.commands import run_command
 from autostop_lab.jupyter.completion import make_matcher
 from autostop_lab.jupyter.namespace import Namespace
 from autostop_lab.jupyter.options import MAGIC, PARSER, parse_line
+from autostop_lab.jupyter.shutdown import watch_shutdown
 from autostop_lab.jupyter.transform import CellTransformer
 
 
@@ -31,6 +33,7 @@ class Extension:
         self._transformer = CellTransformer(shell)
         self._matcher = make_matcher(shell)
         self._magics = {("cell", MAGIC[2:]): self.autostop_job, ("line", "autostop"): self.autostop}
+        self._forget_shutdown: Callable[[], None] = lambda: None
 
     def load(self) -> None:
         """Bring it in."""
@@ -38,9 +41,13 @@ class Extension:
             self._shell.register_magic_function(function, magic_kind=kind, magic_name=name)
         self._shell.input_transformers_cleanup.append(self._transformer)
         self._shell.Completer.custom_matchers.append(self._matcher)
+        kernel = getattr(self._shell, "kernel", None)  # a plain IPython has none
+        if kernel is not None:
+            self._forget_shutdown = watch_shutdown(kernel, registry.ends.begin)
 
     def unload(self) -> None:
         """Take it away."""
+        self._forget_shutdown()
         for kind, name in self._magics:
             self._shell.magics_manager.magics[kind].pop(name, None)
         for place, ours in (

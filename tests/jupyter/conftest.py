@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
 from jupyter_client.manager import KernelManager
+from jupyter_core.utils import run_sync
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
@@ -53,6 +54,14 @@ class NeverStarts(Service):
     def start(self):
         raise OSError("no luck")
 '''
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    """Wait until a condition holds."""
+    deadline = monotonic() + PATIENCE_S
+    while not is_so():
+        assert monotonic() < deadline
+        sleep(0.05)
 
 
 @dataclass
@@ -182,6 +191,16 @@ class Kernel:
         while (reply := self.client.get_shell_msg(timeout=PATIENCE_S))["parent_header"]["msg_id"] != number:
             pass
         return list(reply["content"]["matches"])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loop_of_clients() -> None:
+    """Start what jupyter_client keeps for the life of this process, so that it is no leak of the first test."""
+
+    async def nothing() -> None:
+        pass
+
+    run_sync(nothing)()
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from typing import Any
 from autostop_lab.dataflow.control import Control
 from autostop_lab.exceptions import (
     JobCancelledError,
+    JobError,
     JobTimeoutError,
     ServiceCrashedError,
 )
@@ -172,10 +173,13 @@ class Dispatcher:
 
     def _note_own_error(self, error: Exception) -> None:
         logger.error("job %r: its code could not be run", self._job.name, exc_info=error)
-        self._verdict = self._verdict or Verdict(Cause.FAILED, describe_error(error), error)
+        reason = f"its code could not be run: {describe_error(error)}"
+        failure = JobError(f"job {self._job.name!r}: {reason}.", job=self._job.name, job_id=self._job.id)
+        failure.__cause__ = error
+        self._verdict = self._verdict or Verdict(Cause.FAILED, reason, failure)
         for trigger in (JobTrigger.START_FAILED, JobTrigger.CODE_ENDED):
             if self._job.accepts(trigger):
-                self._job.move(trigger, describe_error(error))
+                self._job.move(trigger, reason)
                 return
 
     async def _start_services(self, names: Collection[str]) -> bool:
@@ -307,7 +311,10 @@ class Dispatcher:
         if Belongings.now() - before:
             ours = program_pids()
             search: Awaitable[list[Leak]] = call_in_thread(
-                lambda: find_leaks(before, ours=ours, is_shared=is_shared), origin=self._origin, name="leak audit"
+                lambda: find_leaks(before, ours=ours, is_shared=is_shared),
+                origin=self._origin,
+                name="leak audit",
+                or_here=True,
             )
             leaks += await search
         return leaks

@@ -16,6 +16,9 @@ from autostop_lab.services.threads import stack_of
 #: How long something that is just ending may take before it counts as left, in seconds.
 SETTLING_S = 0.25
 
+# So fails reading about a thread or a descriptor that has just gone. Any other failure is no answer at all.
+_GONE = (FileNotFoundError, ProcessLookupError)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Leak:
@@ -55,20 +58,28 @@ class Belongings:
         Pids of child processes.
     files : frozenset of str
         Regular files and sockets that are open, with their descriptors.
+    is_whole : bool
+        Whether children and files could be looked at: that takes a free descriptor.
     """
 
     threads: frozenset[threading.Thread] = field(default_factory=frozenset)
     children: frozenset[int] = field(default_factory=frozenset)
     files: frozenset[str] = field(default_factory=frozenset)
+    is_whole: bool = True
 
     @classmethod
     def now(cls) -> Belongings:
         """Look."""
         threads = frozenset(thread for thread in threading.enumerate() if not _is_ours_or_the_kernels(thread))
-        return cls(threads, frozenset(_children()), frozenset(_files()))
+        try:
+            return cls(threads, frozenset(_children()), frozenset(_files()))
+        except OSError:
+            return cls(threads, is_whole=False)
 
     def __sub__(self, earlier: Belongings) -> Belongings:
-        """Return what came since `earlier`."""
+        """Return what came since `earlier`, as far as both are known."""
+        if not (self.is_whole and earlier.is_whole):
+            return Belongings(self.threads - earlier.threads)
         return Belongings(self.threads - earlier.threads, self.children - earlier.children, self.files - earlier.files)
 
     def __bool__(self) -> bool:
@@ -84,11 +95,10 @@ def _is_ours_or_the_kernels(thread: threading.Thread) -> bool:
 def _children() -> Iterable[int]:
     if sys.platform == "linux":
         pids: list[int] = []
-        with suppress(OSError):
-            for task in os.listdir("/proc/self/task"):
-                with suppress(OSError), open(f"/proc/self/task/{task}/children") as file:
-                    pids.extend(map(int, file.read().split()))
-            return pids
+        for task in os.listdir("/proc/self/task"):
+            with suppress(*_GONE), open(f"/proc/self/task/{task}/children") as file:
+                pids.extend(map(int, file.read().split()))
+        return pids
     import psutil
 
     return [child.pid for child in psutil.Process().children()]
@@ -97,12 +107,11 @@ def _children() -> Iterable[int]:
 def _files() -> Iterable[str]:
     folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
     found = []
-    with suppress(OSError):
-        for descriptor in os.listdir(folder):
-            with suppress(OSError):
-                target = os.readlink(f"{folder}/{descriptor}") if sys.platform == "linux" else ""
-                if target.startswith(("/", "socket:")) and not target.startswith(("/dev/", "/proc/")):
-                    found.append(f"{descriptor} {target}")
+    for descriptor in os.listdir(folder):
+        with suppress(*_GONE):
+            target = os.readlink(f"{folder}/{descriptor}") if sys.platform == "linux" else ""
+            if target.startswith(("/", "socket:")) and not target.startswith(("/dev/", "/proc/")):
+                found.append(f"{descriptor} {target}")
     return found
 
 

@@ -245,8 +245,12 @@ class LocalRuntime(Runtime):
 
     async def _remove_folder(self) -> None:
         if self.instance.has_folder:
-            await self.in_thread(self.instance.remove, "folder")
+            await self._remove_aside()
         self.instance.remove()  # for good, so that no late thread of the service makes a new one
+
+    def _remove_aside(self) -> asyncio.Future[Any]:
+        name = f"folder of service {self.slot.name}"
+        return call_in_thread(self.instance.remove, origin=self.origin, name=name, or_here=True)
 
     def threads(self) -> list[HookThread]:
         """Return the threads that call its code."""
@@ -267,7 +271,7 @@ class LocalRuntime(Runtime):
         for thread in self.threads():
             thread.close()
         if self.instance.has_folder:  # its cleanup() is late
-            self.in_thread(self.instance.remove, "folder")
+            self._remove_aside()
         else:
             self.instance.remove()
 

@@ -127,12 +127,22 @@ class Sweeper:
             with self._lock:
                 self._orders.append(order)
                 self._news.set()
-                if not self._is_working:
-                    threading.Thread(target=self._work, name=thread_name("sweep"), daemon=True).start()
-                    self._is_working = True
+            while not self._see_to_work():
+                await asyncio.sleep(WAIT_PAUSE_S)
             await done
         finally:
             self._drop(order)
+
+    def _see_to_work(self) -> bool:
+        """Have a thread at work; return whether there is one: the machine may have none left just now."""
+        with self._lock:
+            if not self._is_working:
+                try:
+                    threading.Thread(target=self._work, name=thread_name("sweep"), daemon=True).start()
+                except RuntimeError:
+                    return False
+                self._is_working = True
+            return True
 
     def _drop(self, order: _Order) -> None:
         with self._lock:

@@ -120,11 +120,31 @@ def post(
             raise
 
 
-def call_in_thread(function: Callable[[], Any], *, origin: Origin, name: str) -> asyncio.Future[Any]:
-    """Call `function` once in a daemon thread of its own; the future has its value or its exception."""
-    thread = HookThread(origin, name)
+def call_in_thread(
+    function: Callable[[], Any], *, origin: Origin, name: str, or_here: bool = False
+) -> asyncio.Future[Any]:
+    """Call `function` once in a daemon thread of its own; the future has its value or its exception.
+
+    Where the machine has no thread left, that is a `RuntimeError`; with `or_here`, the calling thread does it.
+    """
+    try:
+        thread = HookThread(origin, name)
+    except RuntimeError:
+        if not or_here:
+            raise
+        return _call_here(function)
     future = thread.call(function)
     thread.close()
+    return future
+
+
+def _call_here(function: Callable[[], Any]) -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.add_done_callback(mark_retrieved)
+    try:
+        future.set_result(function())
+    except Exception as error:
+        future.set_exception(error)
     return future
 
 

@@ -87,12 +87,20 @@ class Lifetime:
         is_gone = True
         self.record.stop_began_s = self._loop.time()
         if self.runtime is not None:
-            if not is_polite or not await self._within(self.runtime.stop(), self._policy.stop_timeout_s, "stop"):
+            if not is_polite or not await self._stop_politely(self.runtime):
                 self._on_late()
                 is_gone = await self._within(self.runtime.kill(), self._policy.kill_timeout_s, "kill")
             await self._clean(self.runtime, is_gone=is_gone)
         self.record.ended_s = self._loop.time()
         return not self.record.survivor
+
+    async def _stop_politely(self, runtime: Runtime) -> bool:
+        """Stop it within its grace period, and return whether that came to an end, and to its end."""
+        told = len(self.record.errors)
+        is_over = await self._within(runtime.stop(), self._policy.stop_timeout_s, "stop")
+        # Where the stop itself failed, say for lack of a thread, it may run on as if nobody had asked.
+        has_failed = len(self.record.errors) > told
+        return is_over and not (has_failed and runtime.survivor())
 
     async def clear_up(self) -> bool:
         """End what it left behind when it ended by itself, and clean it; return whether all of it is gone."""

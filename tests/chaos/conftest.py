@@ -1,0 +1,74 @@
+"""What every fault runs under, beside the leak check of all tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from autostop_lab import LocalEnvironment
+from tests.chaos.owners import Owner
+from tests.chaos.world import adopting_orphans, listening_ports
+from tests.services_for_tests import Diary
+
+
+def _belongings() -> dict[str, Any]:
+    return {
+        "ports": listening_ports(),
+        # SIGALRM is the clock of the tests' time-outs.
+        "signal handlers": {number: signal.getsignal(number) for number in signal.valid_signals() - {signal.SIGALRM}},
+        "threads that hold the exit": {thread.name for thread in threading.enumerate() if not thread.daemon},
+        "shared memory": set(os.listdir("/dev/shm")) if sys.platform == "linux" else set(),
+        "folders": {path.name for path in Path(tempfile.gettempdir()).glob("autostop_lab-*/*")},
+        "working directory": os.getcwd(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_else_left(leak_check: None) -> Iterator[None]:
+    """Fail a test that leaves a port, a signal handler, a thread that holds the exit, or shared memory."""
+    before = _belongings()
+    yield
+    after = _belongings()
+    mine = f"{os.getpid()}_"  # of others who test on this machine there may be more
+    after["shared memory"] = {name for name in after["shared memory"] - before["shared memory"] if mine in name}
+    before["shared memory"] = set()
+    assert after == before
+
+
+@pytest.fixture
+def env() -> Iterator[LocalEnvironment]:
+    with LocalEnvironment("chaos") as environment:
+        yield environment
+
+
+@pytest.fixture
+def diary() -> Diary:
+    return Diary()
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Iterator[Callable[..., Owner]]:
+    """Starts owners of services, ``owner(scenario, **facts)``: processes of their own that a test may kill.
+
+    Whoever loses its parent becomes a child of ours meanwhile; none of them may be left in the end.
+    """
+    owners: list[Owner] = []
+    mine = {child.pid for child in psutil.Process().children()}
+
+    def start(scenario: str, **facts: Any) -> Owner:
+        owners.append(Owner(scenario, tmp_path / f"owner-{len(owners)}", facts))
+        return owners[-1]
+
+    with adopting_orphans():
+        yield start
+        left = [left for one in owners for left in one.close(mine)]
+    assert not left, f"left by an owner: {left}"

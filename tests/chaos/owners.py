@@ -1,0 +1,139 @@
+"""An owner of services in a process of its own, which a test may signal and kill. It runs `owner.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.chaos.world import PATIENCE_S, carriers, describe, end_for_sure, eventually, reap, running
+
+ROOT = Path(__file__).parents[2]
+SCENARIOS = Path(__file__).with_name("owner.py")
+
+
+class Owner:
+    """A process that runs one scenario of `owner.py`, heard line by line.
+
+    It leads a session of its own, as what a terminal or Jupyter starts does.
+
+    Attributes
+    ----------
+    session : str
+        An id that it and all its processes carry.
+    """
+
+    def __init__(self, scenario: str, folder: Path, facts: dict[str, Any]) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.session = f"owner-{os.getpid()}-{time.monotonic_ns()}"
+        outer = os.environ["AUTOSTOP_LAB_SESSION"]
+        self._errors = (folder / "stderr").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, str(SCENARIOS), scenario, json.dumps({"folder": str(folder), **facts})],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "AUTOSTOP_LAB_SESSION": f"{outer}/{self.session}",
+                "PYTHONWARNINGS": "ignore",
+            },
+            start_new_session=True,
+        )
+        self.pid = self.process.pid
+        self.heard: list[dict[str, Any]] = []
+        self._rest = b""
+
+    def said(self, word: str) -> dict[str, Any]:
+        """Wait until it says a word (once for each call), and return the facts that it told with it."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            for fact in self.heard:
+                if fact["word"] == word:
+                    self.heard.remove(fact)
+                    return fact
+            if not self._listen(deadline):
+                break
+        raise AssertionError(f"{word!r} was not said; {self.heard}\n{self.errors}")
+
+    def _listen(self, deadline: float) -> bool:
+        assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            return False
+        data = os.read(self.process.stdout.fileno(), 65536)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self.heard += [json.loads(line) for line in lines]
+        return bool(data)
+
+    def words(self) -> list[str]:
+        """Return what else it has said, when it is over."""
+        while self._listen(time.monotonic() + PATIENCE_S):
+            pass
+        return [fact["word"] for fact in self.heard]
+
+    def tell(self, text: str = "") -> None:
+        """Write a line to it."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(text.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def press_ctrl_c(self) -> None:
+        """Interrupt it and its process group, as a terminal does."""
+        os.killpg(self.pid, signal.SIGINT)
+
+    def kill(self) -> float:
+        """Kill it, and return when."""
+        self.process.kill()
+        return time.monotonic()
+
+    def wait(self) -> int:
+        """Wait for its end and return its exit status; what it left goes on."""
+        return self.process.wait(PATIENCE_S)
+
+    @property
+    def errors(self) -> str:
+        """What it wrote to stderr."""
+        self._errors.seek(0)
+        return self._errors.read()
+
+    def left(self) -> list[int]:
+        """Return the pids of living processes that carry its id, itself aside."""
+        return [pid for pid in carriers(self.session) if pid != self.pid]
+
+    def hold_nothing_left(self) -> None:
+        """Wait until nothing that carries its id is left."""
+        eventually(lambda: not self.left(), lambda: f"the end of {describe(self.left())}")
+
+    def close(self, mine: set[int]) -> list[str]:
+        """End it and what it left, and return what that was."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(PATIENCE_S)
+        for stream in (self.process.stdin, self.process.stdout, self._errors):
+            if stream is not None:
+                stream.close()
+
+        def orphans() -> list[int]:
+            reap({self.pid}, mine)
+            return running(child.pid for child in psutil.Process().children() if child.pid not in mine)
+
+        deadline = time.monotonic() + PATIENCE_S / 3
+        while (left := {*self.left(), *orphans()}) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        told = describe(left)
+        end_for_sure(left)
+        eventually(lambda: not orphans())
+        return told

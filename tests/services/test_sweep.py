@@ -264,19 +264,29 @@ def test_the_thread_lives_as_long_as_there_is_something_to_look_for(world: World
         eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "autostop-lab: sweep"])
 
 
-def test_a_thread_that_cannot_be_started_is_told_and_the_next_one_tried(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    end = Sweeper()
+def test_a_thread_that_cannot_be_started_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    end, tries, start = Sweeper(), [], threading.Thread.start
 
+    def start_third(thread: threading.Thread) -> None:
+        tries.append(thread)
+        if len(tries) < 3:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_third)
+        run(end.end(tree()))
+
+    assert len(tries) == 3
+
+
+def test_who_waits_for_a_thread_that_never_comes_may_give_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", fail)
-        with pytest.raises(RuntimeError, match="can't start new thread"):
-            run(end.end(tree()))
-    run(end.end(tree()))
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(TimeoutError):
+        run(asyncio.wait_for(Sweeper().end(tree()), 0.05))
 
 
 def test_a_loop_that_is_gone_is_no_trouble(world: World) -> None:

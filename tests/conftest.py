@@ -65,6 +65,13 @@ def session_folders() -> set[str]:
     return {str(path) for path in Path(tempfile.gettempdir()).glob("autostop_lab-*/*")}
 
 
+def control_groups() -> set[str]:
+    """Return the groups (cgroup v2) of this run, wherever they are."""
+    mounts = Path("/proc/mounts").read_text().splitlines() if sys.platform == "linux" else []
+    places = [line.split()[1] for line in mounts if line.split()[2] == "cgroup2"]
+    return {str(path) for place in places for path in Path(place).rglob(f"autostop_lab.*{RUN_ID}.*")}
+
+
 def threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name not in OURS_FOR_LIFE}
 
@@ -81,6 +88,7 @@ def belongings() -> dict[str, set[Any]]:
         "threads": threads(),
         "descriptors": descriptors(),
         "session folders": session_folders(),
+        "control groups": control_groups(),
         "signal handlers": signal_handlers(),
     }
 

@@ -40,6 +40,8 @@ class ServiceEntry:
         What is left of it, stacks in traceback form.
     failed_runs : tuple of BaseException
         What its scheduled runs failed with.
+    contain : str
+        How its process was contained (``signs``, ``subreaper`` or ``cgroup``), "" if it had none.
     """
 
     name: str
@@ -56,6 +58,7 @@ class ServiceEntry:
     exit: Exit | None = None
     survivor: str = ""
     failed_runs: tuple[BaseException, ...] = ()
+    contain: str = ""
 
     @classmethod
     def of(cls, name: str, kind: str, state: str, life: Life, *, restarts: int = 0) -> ServiceEntry:
@@ -75,6 +78,7 @@ class ServiceEntry:
             errors=tuple(life.errors),
             exit=life.exit,
             survivor=life.survivor,
+            contain=life.contain,
         )
 
     @property
@@ -254,5 +258,6 @@ def _words(entry: ServiceEntry) -> str:
         )
         if duration is not None
     ]
+    words = [*times, entry.contain] if entry.contain not in ("", "signs") else times
     note = f"  [{entry.note}]" if entry.note else ""
-    return f"{entry.outcome:<9}  {', '.join(times)}{note}"
+    return f"{entry.outcome:<9}  {', '.join(words)}{note}"

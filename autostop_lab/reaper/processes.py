@@ -1,7 +1,8 @@
 """Whose process is it? Never a bare pid: a process is known by its pid and start time, and is ours by a sign.
 
-The signs: a registered identity; our id in its environment; a descriptor open on our marker file; membership
-in a session whose leader we have not reaped yet (which pins the leader's pid); descent from a process with a sign.
+The signs: a registered identity; our id in its environment; a descriptor open on our marker file; our id in the name
+of its control group; membership in a session whose leader we have not reaped yet (which pins the leader's pid);
+descent from a process with a sign.
 Programs may overwrite their environment (redis 7 and everything that uses setproctitle zero it), so the absence of
 one sign clears nobody; and nothing without any sign is ever signalled.
 """
@@ -17,6 +18,8 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+
+from autostop_lab.reaper.groups import ids_in_group_of
 
 #: Environment variable with the path ``outer/inner`` of the ids that a process belongs to.
 SESSION_VARIABLE = "AUTOSTOP_LAB_SESSION"
@@ -105,13 +108,14 @@ def is_alive(known: Process) -> bool:
 
 
 def ids_of(pid: int) -> frozenset[str]:
-    """Return the ids of sessions and instances that a process carries, by its environment and open markers."""
+    """Return the ids of sessions and instances that a process carries: in its environment, open markers and group."""
     return _ids_of([pid]).get(pid, frozenset())
 
 
 def _ids_of(pids: Collection[int]) -> dict[int, frozenset[str]]:
     if _HAS_PROC:
-        return {pid: frozenset((*_ids_in_environment(pid), *_ids_of_open_markers(pid))) for pid in pids}
+        signs = (_ids_in_environment, _ids_of_open_markers, ids_in_group_of)
+        return {pid: frozenset(found for sign in signs for found in sign(pid)) for pid in pids}
     return _ids_without_proc(pids)
 
 

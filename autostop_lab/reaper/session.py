@@ -14,9 +14,11 @@ import shutil
 import stat
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from autostop_lab.reaper.groups import RECORD_NAME, Group
 from autostop_lab.reaper.processes import MARKER_NAME, SESSION_VARIABLE
 
 
@@ -52,21 +54,35 @@ def _remove_all(folder: Path) -> None:
 
 # A plain fork waits for this lock, so that its child finds in order what is changed under it.
 _fork_lock = threading.RLock()
-# Descriptors of markers that are open for the moment of a launch. The child of a plain fork in that moment must not
-# carry them on: it would look like one of the service's processes.
-_open_markers: set[int] = set()
+# Descriptors that are open for the moment of a launch. The child of a plain fork in that moment must not carry them
+# on: with a marker it would look like one of the service's processes, and the other end of a socket would not see
+# its end.
+_open_for_launch: set[int] = set()
 
 
-def _close_markers_in_child() -> None:
-    for descriptor in _open_markers:
+def _close_in_child() -> None:
+    for descriptor in _open_for_launch:
         os.close(descriptor)
-    _open_markers.clear()
+    _open_for_launch.clear()
     _fork_lock.release()
 
 
-os.register_at_fork(
-    before=_fork_lock.acquire, after_in_parent=_fork_lock.release, after_in_child=_close_markers_in_child
-)
+os.register_at_fork(before=_fork_lock.acquire, after_in_parent=_fork_lock.release, after_in_child=_close_in_child)
+
+
+def open_for_launch(open_it: Callable[[], int]) -> int:
+    """Return a descriptor that no fork of this process carries on; `close_for_launch` closes it."""
+    with _fork_lock:
+        descriptor = open_it()
+        _open_for_launch.add(descriptor)
+    return descriptor
+
+
+def close_for_launch(descriptor: int) -> None:
+    """Close what `open_for_launch` returned."""
+    with _fork_lock:
+        _open_for_launch.remove(descriptor)
+        os.close(descriptor)
 
 
 class Instance:
@@ -85,6 +101,7 @@ class Instance:
         self.id = _new_id(name)
         self.folder = session.folder / self.id
         self._lock = threading.Lock()
+        self._group: Group | None = None
         self._is_made = False
         self._is_over = False
 
@@ -114,16 +131,26 @@ class Instance:
     def open_marker(self) -> int:
         """Return a descriptor open on its marker; give it to the process as it is, then `close_marker` it."""
         path = self._make(MARKER_NAME)
-        with _fork_lock:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            _open_markers.add(descriptor)
-        return descriptor
+        return open_for_launch(lambda: os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def close_marker(self, descriptor: int) -> None:
         """Close what `open_marker` returned."""
-        with _fork_lock:
-            _open_markers.remove(descriptor)
-            os.close(descriptor)
+        close_for_launch(descriptor)
+
+    def make_group(self) -> Group:
+        """Return its control group, made on first use and removed by `remove`.
+
+        Raises
+        ------
+        NoGroupError, OSError
+            None can be made.
+        """
+        if self._group is None:
+            group = Group.below_own(self.environment[SESSION_VARIABLE])
+            self._make(RECORD_NAME).write_text(str(group.path))
+            self._group = group
+        self._group.make()
+        return self._group
 
     @property
     def has_folder(self) -> bool:
@@ -131,7 +158,9 @@ class Instance:
         return self._is_made
 
     def remove(self) -> None:
-        """Remove its folder with all in it, for good; may be called twice, and does nothing in a forked child.
+        """Remove its folder with all in it, and its control group, for good.
+
+        It may be called twice, and does nothing in a forked child.
 
         Raises
         ------
@@ -141,6 +170,8 @@ class Instance:
         with self._lock:
             is_made, self._is_made, self._is_over = self._is_made, False, True
         if is_made and self.session.pid == os.getpid():
+            if self._group is not None:
+                self._group.remove()
             _remove_all(self.folder)
             self.session.remove_empty_folders()
 

@@ -1,13 +1,15 @@
 """One launched program: its process, its pipes, and the news of its end.
 
 Its exit is seen at once (pidfd, or a thread that waits); it is reaped only with `Child.release`, since until then
-its pid, group and session number stay its own.
+its pid, group and session number stay its own. One that is contained by a shim which stays is reaped by that, and the
+shim tells.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -15,8 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from autostop_lab.origin import thread_name
-from autostop_lab.reaper.processes import Process, open_pidfd, process
+from autostop_lab.reaper.processes import Process, open_pidfd, process, send_signal
 from autostop_lab.reaper.session import Instance
+from autostop_lab.services.containment import Contained, ContainmentError, launch
 from autostop_lab.services.logs import LogRing
 from autostop_lab.services.runtime import Exit
 
@@ -39,13 +42,21 @@ class Child:
     pid : int
         Its pid, group and session number.
     leader : Process
-        Its identity.
+        Identity of what we launched: the program, or the shim that stays as its parent.
+    containment : str
+        How it is contained: ``signs``, ``subreaper`` or ``cgroup``.
+    control_group : Group or None
+        Its control group, if it has one.
     """
 
-    def __init__(self, popen: subprocess.Popen[bytes], leader: Process, output: int) -> None:
-        self.pid = popen.pid
+    def __init__(self, contained: Contained, leader: Process, program: Process, output: int) -> None:
+        self.pid = contained.pid
         self.leader = leader
-        self._popen = popen
+        self.containment = contained.containment
+        self.control_group = contained.group
+        self._program = program
+        self._popen = contained.popen
+        self._news = contained.news
         self._output: int | None = output
         self._input: memoryview | None = None
         self._pidfd: int | None = None
@@ -61,6 +72,7 @@ class Child:
         environment: Mapping[str, str],
         cwd: str | None = None,
         has_input: bool = False,
+        contain: str = "signs",
     ) -> Child:
         """Launch a program in a session of its own, with the marker of `instance` open.
 
@@ -76,6 +88,8 @@ class Child:
             Its working directory; None inherits ours.
         has_input : bool
             Whether something is written to it; else it reads nothing.
+        contain : str
+            How to keep it from getting away: one of `autostop_lab.services.containment.CHOICES`.
 
         Returns
         -------
@@ -91,33 +105,33 @@ class Child:
             reads, writes = os.pipe()
         except OSError as error:
             raise LaunchError(launch_problem(error, argv[0], None)) from error
-        marker = popen = None
+        marker = contained = None
         try:
             marker = instance.open_marker()
-            popen = subprocess.Popen(
+            contained = launch(
                 argv,
+                contain=contain,
+                instance=instance,
+                environment=environment,
                 bufsize=0,
                 stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
                 stdout=writes,
                 stderr=writes,
                 cwd=cwd,
-                env=environment,
                 pass_fds=(marker,),
-                start_new_session=True,
             )
-            leader = process(popen.pid) or _unseen(popen.pid)
-        except (OSError, ValueError) as error:
+            leader, program = (process(pid) or _unseen(pid) for pid in (contained.popen.pid, contained.pid))
+        except (ContainmentError, OSError, ValueError) as error:
             os.close(reads)
-            if popen is not None:
-                popen.kill()
-                popen.wait()
+            if contained is not None:
+                contained.undo()
             raise LaunchError(launch_problem(error, argv[0], cwd)) from error
         finally:
             os.close(writes)
             if marker is not None:
                 instance.close_marker(marker)
         os.set_blocking(reads, False)
-        return cls(popen, leader, reads)
+        return cls(contained, leader, program, reads)
 
     # -- on the event loop ---------------------------------------------------------------------------------
 
@@ -146,6 +160,10 @@ class Child:
     def _watch_exit(self, on_exit: Callable[[Exit], None]) -> None:
         loop = self._loop
         assert loop is not None
+        if self._news is not None:
+            self._news.setblocking(False)
+            loop.add_reader(self._news, self._read_news, on_exit)
+            return
         with suppress(ProcessLookupError):  # other code has waited for it
             self._pidfd = open_pidfd(self.pid)
         if self._pidfd is not None:
@@ -163,16 +181,30 @@ class Child:
 
         threading.Thread(target=wait, name=thread_name(f"exit of pid {self.pid}"), daemon=True).start()
 
-    def _note_exit(self, on_exit: Callable[[Exit], None]) -> None:
+    def _read_news(self, on_exit: Callable[[Exit], None]) -> None:
+        """Hear from the shim that the program has ended, or that the shim itself has."""
+        assert self._news is not None
+        try:
+            news = self._news.recv(64)
+        except BlockingIOError:
+            return
+        except OSError:
+            news = b""
+        if news:
+            self._note_exit(on_exit, Exit(code=int(news.split()[1])))
+        else:
+            self._note_exit(on_exit, Exit(problem=f"the process that contained it has ended ({self._exit()})"))
+
+    def _note_exit(self, on_exit: Callable[[Exit], None], end: Exit | None = None) -> None:
         self.read_output()  # its last words come before the news of its end
         self._stop_watching()
-        on_exit(self._exit())
+        on_exit(end if end is not None else self._exit())
 
     def _exit(self) -> Exit:
         """Return how it ended, without reaping it where that is possible."""
         if self._popen.returncode is None and hasattr(os, "waitid"):
             try:
-                status = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+                status = os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOWAIT)
             except ChildProcessError:
                 self._popen.poll()  # from here on its pid may be somebody else's
                 return Exit(error=ChildProcessError("its exit status is unknown: other code has waited for it"))
@@ -181,16 +213,26 @@ class Child:
         return Exit(code=self._popen.wait())
 
     @property
+    def has_shim(self) -> bool:
+        """Whether a shim stays as its parent."""
+        return self.leader.pid != self.pid
+
+    @property
     def is_pinned(self) -> bool:
         """Whether it is not reaped, so that pid, group and session number are its own."""
         return self._popen.returncode is None
 
     def signal_group(self, *numbers: int) -> None:
-        """Send signals to its process group, unless the group's number may be a stranger's by now."""
-        if self.is_pinned:
-            for number in numbers:
+        """Send signals to its process group, unless the group's number may be a stranger's by now.
+
+        A shim passes them on; but KILL would end the shim, and is sent to the program alone.
+        """
+        for number in numbers:
+            if self.has_shim and number == signal.SIGKILL:
+                send_signal(self._program, number)
+            elif self.is_pinned:
                 with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self.pid, number)
+                    os.killpg(self._popen.pid, number)
 
     def read_output(self) -> None:
         """Take up what it has written by now."""
@@ -250,6 +292,11 @@ class Child:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = None
+        if self._news is not None:
+            if self._loop is not None:
+                self._loop.remove_reader(self._news)
+            self._news.close()
+            self._news = None
 
     def release(self) -> None:
         """Take up its last words, close its pipes and reap it; does not wait."""
@@ -260,7 +307,7 @@ class Child:
         self._popen.poll()
 
     def wait(self) -> None:
-        """Wait until it has ended, and reap it; blocks the calling thread."""
+        """Wait until it (and what a shim keeps of it) has ended, and reap it; blocks the calling thread."""
         self._popen.wait()
 
 
@@ -269,10 +316,12 @@ def _unseen(pid: int) -> Process:
     return Process(pid, "0", parent_pid=os.getpid(), group=pid, session=0, is_zombie=True)
 
 
-def launch_problem(error: OSError | ValueError, program: str, cwd: str | None) -> str:
+def launch_problem(error: Exception, program: str, cwd: str | None) -> str:
     """Return in words why `program` could not be launched."""
     if cwd is not None and not os.path.isdir(cwd):
         return f"its working directory {cwd!r} {'is not a folder' if os.path.exists(cwd) else 'does not exist'}"
+    if isinstance(error, ContainmentError):
+        return f"program {program!r} could not be contained: {error}"
     is_about_program = isinstance(error, OSError) and error.filename == program
     if is_about_program and _is_nowhere(program):
         return f"program {program!r} was not found. Install it, or give its full path"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autostop_lab.exceptions import ConfigurationError
+from autostop_lab.services.containment import CHOICES, problem_with
 
 if TYPE_CHECKING:
     from autostop_lab.services.probes import Probe
@@ -57,6 +58,11 @@ class Command:
         A program that asks it to end, in place of the signal.
     stdin : str, bytes, ``subprocess.PIPE`` or None
         What it reads; PIPE stays open until the service stops, None is empty.
+    contain : str
+        How to keep a program from getting away that daemonises and clears its environment. ``"cgroup"`` puts it into
+        a control group of its own (Linux, where this user may make one). ``"subreaper"`` launches it below a small
+        process that adopts its orphans (Linux). ``"signs"`` contains nothing: what sheds every sign of ours is not
+        found. ``"auto"`` is ``"cgroup"`` where that works, else ``"signs"``.
     """
 
     argv: Sequence[str | PathLike[str]] = ()
@@ -66,6 +72,7 @@ class Command:
     stop_signal: int = signal.SIGTERM
     stop_argv: Sequence[str | PathLike[str]] | None = None
     stdin: str | bytes | int | None = None
+    contain: str = "auto"
 
     # Of this life, for what is offered to methods.
     __autostop: ServiceContext | None = None
@@ -82,6 +89,7 @@ class Command:
         stop_signal: int | None = None,
         stop_argv: Sequence[str | PathLike[str]] | None = None,
         stdin: str | bytes | int | None = None,
+        contain: str | None = None,
     ) -> None:
         given = {
             "argv": argv,
@@ -91,6 +99,7 @@ class Command:
             "stop_signal": stop_signal,
             "stop_argv": stop_argv,
             "stdin": stdin,
+            "contain": contain,
         }
         self.__dict__.update({name: value for name, value in given.items() if value is not None})
 
@@ -159,6 +168,7 @@ class Command:
             raise ConfigurationError(f"service {service!r}: env has a name that is empty or holds a '='.")
         if not (self.stdin is None or isinstance(self.stdin, str | bytes) or self.stdin == subprocess.PIPE):
             raise ConfigurationError(f"service {service!r}: stdin must be text, bytes, subprocess.PIPE or None.")
+        self.__check_containment(service)
         try:
             signal.Signals(self.stop_signal)
         except ValueError:
@@ -169,6 +179,19 @@ class Command:
             raise ConfigurationError(
                 f"service {service!r}: ready={self.ready!r} is not a probe; "
                 "use TcpReady, HttpReady, LogReady or CallReady."
+            )
+
+    def __check_containment(self, service: str) -> None:
+        if self.contain not in CHOICES:
+            raise ConfigurationError(
+                f"service {service!r}: there is no contain={self.contain!r}; choose from "
+                f"{', '.join(map(repr, CHOICES))}."
+            )
+        if self.contain != "auto" and (problem := problem_with(self.contain)):
+            others = [other for other in CHOICES[1:] if other != self.contain and not problem_with(other)]
+            raise ConfigurationError(
+                f"service {service!r}: contain={self.contain!r} does not work on this machine: {problem}. "
+                f"Use contain={others[-1]!r}, or leave it out for what works."
             )
 
     def _autostop_texts(self) -> list[str]:

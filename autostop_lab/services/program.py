@@ -256,7 +256,12 @@ class ProgramRuntime(LocalRuntime):
         self._first_line = self.slot.ring.mark
         try:
             self._child = Child.launch(
-                argv, instance=self.instance, environment=environment, cwd=cwd, has_input=command.stdin is not None
+                argv,
+                instance=self.instance,
+                environment=environment,
+                cwd=cwd,
+                has_input=command.stdin is not None,
+                contain=command.contain,
             )
         except LaunchError as error:
             raise self._start_error(str(error)) from error.__cause__
@@ -265,7 +270,13 @@ class ProgramRuntime(LocalRuntime):
         """Take up, on the event loop, a program that was launched in a thread."""
         child, data = self._child, self.command.stdin if self.service is not None else None
         if child is not None and self._tree is None:
-            self._tree = tree = Tree(self.instance.id, child.leader)
+            self._tree = tree = Tree(
+                self.instance.id,
+                child.leader,
+                process_group=child.pid,
+                has_shim=child.has_shim,
+                control_group=child.control_group,
+            )
             data = data.encode() if isinstance(data, str) else data
 
             def note_exit(end: Exit) -> None:
@@ -531,3 +542,8 @@ class ProgramRuntime(LocalRuntime):
     def pid(self) -> int | None:
         """Pid of the program; None before it was launched."""
         return self._child.pid if self._child is not None else None
+
+    @property
+    def contain(self) -> str:
+        """How the program is contained: ``signs``, ``subreaper`` or ``cgroup``; "" before it was launched."""
+        return self._child.containment if self._child is not None else ""

@@ -172,6 +172,11 @@ class Runtime(ABC):
         """Pid of its process; None where it has none of its own."""
         return None
 
+    @property
+    def contain(self) -> str:
+        """How its process is contained; "" where it has none of its own."""
+        return ""
+
 
 class LocalRuntime(Runtime):
     """One life beside the supervisor, in this process: what runtimes of objects and of programs share.

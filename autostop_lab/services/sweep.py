@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from autostop_lab.origin import thread_name
+from autostop_lab.reaper.groups import Group
 from autostop_lab.reaper.processes import Process, find_owned, is_alive, send_signal
 from autostop_lab.services.threads import post
 
@@ -24,6 +25,8 @@ logger = logging.getLogger("autostop_lab.services")
 
 #: Empty looks in a row before a tree counts as gone.
 LOOKS_NEEDED = 3
+#: Looks at a shim that should have ended by itself before it is woken up, and as many again before it is killed.
+SHIM_LOOKS = 100
 #: Pause between looks that confirm emptiness, and between looks that wait for something to end, in seconds.
 CONFIRM_PAUSE_S = 0.003
 WAIT_PAUSE_S = 0.02
@@ -41,7 +44,14 @@ class Tree:
     instance_id : str
         The id that they carry.
     leader : Process
-        The program itself.
+        What was launched: the program itself, or the shim that stays as its parent.
+    process_group : int or None
+        The number of the program's process group; None is the leader's.
+    has_shim : bool
+        Whether the leader is a shim. It ends by itself once nobody is left that it could adopt, and not before the
+        others may it be killed: its orphans would be lost.
+    control_group : Group or None
+        The program's control group, if it has one.
     grace_until : float
         Monotonic time in seconds: until then they are only asked to end.
     is_pinned : bool
@@ -56,6 +66,9 @@ class Tree:
 
     instance_id: str
     leader: Process
+    process_group: int | None = None
+    has_shim: bool = False
+    control_group: Group | None = None
     grace_until: float = float("inf")
     is_pinned: bool = True
     known: set[Process] = field(default_factory=set)
@@ -63,12 +76,15 @@ class Tree:
     killed: set[Process] = field(default_factory=set)
     left: list[Process] = field(default_factory=list)
     empty_looks: int = 0
+    lone_looks: int = 0
 
     def see(self, found: set[Process]) -> None:
         """Take in what one look found."""
         self.known = found
         self.left = sorted(found - {self.leader}, key=lambda process: process.pid)
-        self.empty_looks = 0 if self.left else self.empty_looks + 1
+        has_lone_shim = not self.left and self.has_shim and self.leader in found
+        self.empty_looks = 0 if self.left or has_lone_shim else self.empty_looks + 1
+        self.lone_looks = self.lone_looks + 1 if has_lone_shim else 0
 
     def end_those_left(self, now: float, send: Callable[[Process, int], bool]) -> None:
         """Ask those that are left to end, each once; after the grace period kill them, as often as it takes."""
@@ -80,10 +96,17 @@ class Tree:
                 send(process, signal.SIGTERM)
                 send(process, signal.SIGCONT)
                 self.asked.add(process)
+        if self.left and now >= self.grace_until and self.control_group is not None:
+            self.control_group.kill()  # those too that were born since the look
+        if self.lone_looks == SHIM_LOOKS:
+            send(self.leader, signal.SIGCONT)
+        elif self.lone_looks >= 2 * SHIM_LOOKS:
+            send(self.leader, signal.SIGKILL)
 
     def note_group_asked(self) -> None:
-        """Note that the leader's process group was sent a polite signal: a second one may mean "at once"."""
-        self.asked.update(process for process in self.left if process.group == self.leader.pid)
+        """Note that the program's process group was sent a polite signal: a second one may mean "at once"."""
+        number = self.process_group or self.leader.pid
+        self.asked.update(process for process in self.left if process.group == number)
 
     @property
     def is_gone(self) -> bool:

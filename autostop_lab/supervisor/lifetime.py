@@ -120,6 +120,7 @@ class Lifetime:
         self.record.survivor = runtime.survivor() or ("" if is_gone else not_proved)
         self.record.was_forced = self.record.was_forced or runtime.was_forced
         self.record.exit_code = runtime.exit_code
+        self.record.contain = runtime.contain
         self.runtime = None
         runtime.release()
 

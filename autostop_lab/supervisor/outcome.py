@@ -39,6 +39,8 @@ class Life:
         What is left of it, "" if nothing is.
     pid : int or None
         Pid of its process.
+    contain : str
+        How its process was contained, "" if it had none.
     restarts : int
         How often it was restarted by its policy since somebody started it.
     failed_runs : list of BaseException
@@ -56,6 +58,7 @@ class Life:
     was_forced: bool = False
     survivor: str = ""
     pid: int | None = None
+    contain: str = ""
     restarts: int = 0
     failed_runs: list[BaseException] = field(default_factory=list)
 

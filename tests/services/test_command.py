@@ -60,7 +60,8 @@ def test_what_is_not_given_is_taken_from_the_class() -> None:
     store = Store(env={"B": "2"})
 
     assert (store.argv, store.env, store.stop_signal) == (("store", "{port}"), {"B": "2"}, signal.SIGINT)
-    assert (store.cwd, store.stdin, store.stop_argv) == (None, None, None)
+    assert (store.cwd, store.stdin, store.stop_argv, store.contain) == (None, None, None, "auto")
+    assert Store(contain="signs").contain == "signs"
     assert Store().env == {"A": "1"}
 
 

@@ -6,13 +6,15 @@ import signal
 import threading
 import time
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from autostop_lab.reaper.groups import Group
 from autostop_lab.reaper.processes import Process
 from autostop_lab.services import sweep
-from autostop_lab.services.sweep import LOOKS_NEEDED, Sweeper, Tree, sweeper
+from autostop_lab.services.sweep import LOOKS_NEEDED, SHIM_LOOKS, Sweeper, Tree, sweeper
 from autostop_lab.supervisor.loop import supervisor_loop
 from tests.services.lives import LONG_S, eventually
 
@@ -153,6 +155,92 @@ def test_the_leader_is_not_among_those_that_are_left() -> None:
 
     assert it.left == [member(1)]
     assert signals(it) == [(member(1), signal.SIGKILL)]
+
+
+# -- a tree below a shim -----------------------------------------------------------------------------------
+
+
+def shim_tree() -> Tree:
+    it = tree()
+    it.has_shim = True
+    return it
+
+
+def test_a_shim_is_not_killed_before_those_that_it_would_adopt() -> None:
+    it = shim_tree()
+    for _ in range(10 * SHIM_LOOKS):
+        it.see({LEADER, member(1)})
+        assert signals(it) == [(member(1), signal.SIGKILL)]
+
+    assert not it.is_gone
+
+
+def test_a_tree_is_not_gone_before_its_shim() -> None:
+    it = shim_tree()
+    seen = []
+    for found in ({LEADER}, {LEADER}, {LEADER}, set(), set(), set()):
+        it.see(found)
+        seen.append(it.is_gone)
+
+    assert seen == [False, False, False, False, False, True]
+
+
+def test_a_shim_that_does_not_end_by_itself_is_woken_up_and_killed_at_last() -> None:
+    it = shim_tree()
+    sent = []
+    for _ in range(2 * SHIM_LOOKS):
+        it.see({LEADER})
+        sent.append(signals(it))
+
+    assert [number for number, what in enumerate(sent, 1) if what] == [SHIM_LOOKS, 2 * SHIM_LOOKS]
+    assert [what for what in sent if what] == [[(LEADER, signal.SIGCONT)], [(LEADER, signal.SIGKILL)]]
+    assert not it.killed
+
+
+def test_looks_that_find_somebody_give_a_shim_its_time_anew() -> None:
+    it = shim_tree()
+    for _ in range(5):
+        for _ in range(SHIM_LOOKS - 1):
+            it.see({LEADER})
+            assert signals(it) == []
+        it.see({LEADER, member(1)})
+
+
+def test_members_of_the_program_s_own_group_are_not_asked_twice() -> None:
+    it = shim_tree()
+    it.grace_until = float("inf")
+    it.process_group = member(5).pid
+    it.see({LEADER, member(1, group=member(5).pid), member(2)})
+    it.note_group_asked()
+
+    assert {process for process, _ in signals(it)} == {member(2)}
+
+
+# -- a tree in a control group -----------------------------------------------------------------------------
+
+
+class Killable(Group):
+    kills = 0
+
+    def kill(self) -> bool:
+        self.kills += 1
+        return True
+
+
+def test_after_the_grace_period_a_control_group_is_killed_as_a_whole_while_anybody_is_left() -> None:
+    group = Killable(Path("/no/such"))
+    it = tree(grace_s=LONG_S)
+    it.control_group = group
+    it.see({member(1)})
+    signals(it)
+    assert group.kills == 0
+
+    it.grace_until = 0.0
+    assert signals(it) == [(member(1), signal.SIGKILL)]
+    assert group.kills == 1
+    it.see(set())
+    signals(it)
+    assert group.kills == 1
 
 
 # -- what the sweeper does ---------------------------------------------------------------------------------

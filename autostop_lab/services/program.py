@@ -544,6 +544,11 @@ class ProgramRuntime(LocalRuntime):
         return self._child.pid if self._child is not None else None
 
     @property
+    def child_pid(self) -> int | None:
+        """Pid of what was launched: the program, or the shim that stays as its parent."""
+        return self._child.leader.pid if self._child is not None else None
+
+    @property
     def contain(self) -> str:
         """How the program is contained: ``signs``, ``subreaper`` or ``cgroup``; "" before it was launched."""
         return self._child.containment if self._child is not None else ""

@@ -173,6 +173,11 @@ class Runtime(ABC):
         return None
 
     @property
+    def child_pid(self) -> int | None:
+        """Pid of the child process of ours that its process is, or lives below."""
+        return self.pid
+
+    @property
     def contain(self) -> str:
         """How its process is contained; "" where it has none of its own."""
         return ""

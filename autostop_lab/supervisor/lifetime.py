@@ -69,7 +69,7 @@ class Lifetime:
             return self._start_error(raised, "construct")
         launching = asyncio.ensure_future(self.runtime.launch())
         await self._first_of(launching, stop_asked, self._policy.start_timeout_s)
-        self.record.pid = self.runtime.pid
+        self.record.pid, self.record.child_pid = self.runtime.pid, self.runtime.child_pid
         if launching.done():
             error = launching.exception()
             if error is not None:

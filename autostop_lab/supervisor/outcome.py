@@ -39,6 +39,8 @@ class Life:
         What is left of it, "" if nothing is.
     pid : int or None
         Pid of its process.
+    child_pid : int or None
+        Pid of the child process of ours that its process is, or lives below.
     contain : str
         How its process was contained, "" if it had none.
     restarts : int
@@ -58,6 +60,7 @@ class Life:
     was_forced: bool = False
     survivor: str = ""
     pid: int | None = None
+    child_pid: int | None = None
     contain: str = ""
     restarts: int = 0
     failed_runs: list[BaseException] = field(default_factory=list)

@@ -46,7 +46,7 @@ _supervisors: WeakSet[Supervisor] = WeakSet()
 def program_pids() -> frozenset[int]:
     """Return the pids of all programs that supervisors of this process keep."""
     units = [unit for supervisor in tuple(_supervisors) for unit in tuple(supervisor.units.values())]
-    return frozenset(unit.life.pid for unit in units if unit.life.pid is not None)
+    return frozenset(unit.life.child_pid for unit in units if unit.life.child_pid is not None)
 
 
 class Supervisor:

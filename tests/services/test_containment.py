@@ -651,6 +651,17 @@ def test_a_machine_without_groups_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert problem_with.__wrapped__("cgroup") == "there are none"
 
 
+def test_a_shim_of_a_service_that_lives_on_is_nothing_that_the_job_left(env: LocalEnvironment, subreaper: str) -> None:
+    env.register_service("kept", Command, SLEEP, contain=subreaper)
+    env.run(lambda: None)
+    job = env.submit()
+    job.wait(LONG_S)
+
+    assert job.report is not None
+    assert job.report.leaks == ()
+    assert job.report["kept"].outcome == "kept"
+
+
 def test_the_receipt_says_what_contained_it(env: LocalEnvironment, kind: str) -> None:
     env.register_service("mine", Command, SLEEP, contain=kind)
     env.register_service("other", Command, SLEEP, contain="signs")

@@ -258,6 +258,5 @@ def _words(entry: ServiceEntry) -> str:
         )
         if duration is not None
     ]
-    words = [*times, entry.contain] if entry.contain not in ("", "signs") else times
     note = f"  [{entry.note}]" if entry.note else ""
-    return f"{entry.outcome:<9}  {', '.join(words)}{note}"
+    return f"{entry.outcome:<9}  {', '.join(times)}{note}"

@@ -662,7 +662,7 @@ def test_a_shim_of_a_service_that_lives_on_is_nothing_that_the_job_left(env: Loc
     assert job.report["kept"].outcome == "kept"
 
 
-def test_the_receipt_says_what_contained_it(env: LocalEnvironment, kind: str) -> None:
+def test_the_receipt_knows_what_contained_it(env: LocalEnvironment, kind: str) -> None:
     env.register_service("mine", Command, SLEEP, contain=kind)
     env.register_service("other", Command, SLEEP, contain="signs")
     env.run(lambda: None)
@@ -670,6 +670,3 @@ def test_the_receipt_says_what_contained_it(env: LocalEnvironment, kind: str) ->
 
     assert report is not None
     assert (report["mine"].contain, report["other"].contain) == (kind, "signs")
-    mine, other = str(report).splitlines()[1:3]
-    assert mine.endswith(f", {kind}")
-    assert "signs" not in other

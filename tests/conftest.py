@@ -26,8 +26,10 @@ os.environ["AUTOSTOP_LAB_SESSION"] = RUN_ID
 RUN_FOLDER = tempfile.TemporaryDirectory(prefix="autostop_lab_tests-")
 os.environ["TMPDIR"] = tempfile.tempdir = RUN_FOLDER.name
 
-#: What may go on for the life of the process: one thread, its event loop's descriptors.
-OURS_FOR_LIFE = ("autostop-lab: supervisor",)
+#: What may go on for the life of the process: two threads, with the descriptors of an event loop and of the way to
+#: the reaper; and the reaper's own files.
+OURS_FOR_LIFE = ("autostop-lab: supervisor", "autostop-lab: guard")
+REAPERS_FILES = ("journal.json", "lock")
 SETTLING_S = 5.0
 
 
@@ -62,7 +64,9 @@ def descriptors() -> set[str]:
 
 
 def session_folders() -> set[str]:
-    return {str(path) for path in Path(tempfile.gettempdir()).glob("autostop_lab-*/*")}
+    """Return the folders of instances, and what else is in the folders of sessions."""
+    found = Path(tempfile.gettempdir()).glob("autostop_lab-*/session-*/*")
+    return {str(path) for path in found if not path.name.startswith(REAPERS_FILES)}
 
 
 def control_groups() -> set[str]:
@@ -122,10 +126,41 @@ def leaks(before: dict[str, set[Any]], allowed: list[str]) -> dict[str, set[Any]
 def start_what_lives_on() -> None:
     """Start what lives as long as the process, so that it is not taken for a leak of the first test."""
     from autostop_lab.environment.registry import registry
+    from autostop_lab.reaper.guard import current_guard
     from autostop_lab.supervisor.loop import supervisor_loop
 
     supervisor_loop().run(asyncio.sleep(0))
     registry.ends.watch()
+    current_guard().ensure()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_outlives_the_run() -> Iterator[None]:
+    """Fail the run if a reaper or the folder of a session is left when this process has said goodbye."""
+    yield
+    from autostop_lab.reaper.guard import current_guard
+
+    current_guard().bye()
+    deadline = time.monotonic() + SETTLING_S
+    while (left := [*reapers(), *Path(tempfile.gettempdir()).glob("autostop_lab-*/session-*")]) and (
+        time.monotonic() < deadline
+    ):
+        time.sleep(0.02)
+    if left:
+        pytest.fail(f"the run has left behind: {left}", pytrace=False)
+
+
+def reapers() -> list[psutil.Process]:
+    """Return the reapers that this run has started, directly or in processes of its tests."""
+    return [process for process in psutil.process_iter() if is_reaper_of_this_run(process)]
+
+
+def is_reaper_of_this_run(process: psutil.Process) -> bool:
+    try:
+        is_reaper = any("autostop_lab.reaper.loop" in word for word in process.cmdline())
+        return is_reaper and process.environ().get("TMPDIR", "").startswith(RUN_FOLDER.name)
+    except (psutil.Error, OSError):
+        return False
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from autostop_lab.origin import THREAD_PREFIX
+from autostop_lab.reaper import forks
+from autostop_lab.reaper.guard import current_guard
 from autostop_lab.services.threads import stack_of
 
 #: How long something that is just ending may take before it counts as left, in seconds.
@@ -72,7 +74,8 @@ class Belongings:
         """Look."""
         threads = frozenset(thread for thread in threading.enumerate() if not _is_ours_or_the_kernels(thread))
         try:
-            return cls(threads, frozenset(_children()), frozenset(_files()))
+            # A child that is just starting the reaper is ours, as are the descriptors that lead to it.
+            return cls(threads, frozenset(_children()) - {current_guard().launcher_pid}, frozenset(_files()))
         except OSError:
             return cls(threads, is_whole=False)
 
@@ -107,7 +110,7 @@ def _children() -> Iterable[int]:
 def _files() -> Iterable[str]:
     folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
     found = []
-    for descriptor in os.listdir(folder):
+    for descriptor in set(os.listdir(folder)) - set(map(str, forks.descriptors())):
         with suppress(*_GONE):
             target = os.readlink(f"{folder}/{descriptor}") if sys.platform == "linux" else ""
             if target.startswith(("/", "socket:")) and not target.startswith(("/dev/", "/proc/")):

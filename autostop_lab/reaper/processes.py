@@ -104,6 +104,14 @@ def is_alive(known: Process) -> bool:
     return now is not None and now == known and not now.is_zombie
 
 
+def boot_id() -> str:
+    """Return what is different in each run of this machine: pids and monotonic times of another run mean nothing."""
+    if _HAS_PROC:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    return _output_of(["sysctl", "-n", "kern.bootsessionuuid"]).strip()
+
+
 # -- the signs ---------------------------------------------------------------------------------------------
 
 

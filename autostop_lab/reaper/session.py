@@ -10,79 +10,35 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shutil
-import stat
 import tempfile
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
+from autostop_lab.reaper import forks
+from autostop_lab.reaper.folders import UnsafeFolderError as UnsafeFolderError
+from autostop_lab.reaper.folders import make_private_under, remove_all, root_in
 from autostop_lab.reaper.groups import RECORD_NAME, Group
+from autostop_lab.reaper.lease import Lease
 from autostop_lab.reaper.processes import MARKER_NAME, SESSION_VARIABLE
-
-
-class UnsafeFolderError(OSError):
-    """The folder for sessions belongs to somebody else or is open to others."""
 
 
 def _new_id(prefix: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', prefix)[:32]}-{secrets.token_hex(5)}"
 
 
-def _make_private(folder: Path) -> None:
-    """Make a folder that only this user can enter, or check that it is one."""
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise UnsafeFolderError(
-            f"{folder} is not a folder that belongs to you alone (0700). Remove it, or set TMPDIR to another place."
-        )
+class Keeper(Protocol):
+    """What a session asks of its guard."""
 
+    def begin(self) -> None:
+        """Start the reaper if there is none, and do not wait for it."""
 
-def _remove_all(folder: Path) -> None:
-    """Remove a folder with all in it, also what was made read-only."""
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists():
-        for parent, names, _ in os.walk(folder):
-            for inner in (Path(parent, name) for name in names):
-                if not inner.is_symlink():
-                    inner.chmod(0o700)
-        shutil.rmtree(folder)
+    def register(self, lease: Lease, output_fd: int | None = None) -> None:
+        """Register a lease, and return when the reaper has it."""
 
-
-# A plain fork waits for this lock, so that its child finds in order what is changed under it.
-_fork_lock = threading.RLock()
-# Descriptors that are open for the moment of a launch. The child of a plain fork in that moment must not carry them
-# on: with a marker it would look like one of the service's processes, and the other end of a socket would not see
-# its end.
-_open_for_launch: set[int] = set()
-
-
-def _close_in_child() -> None:
-    for descriptor in _open_for_launch:
-        os.close(descriptor)
-    _open_for_launch.clear()
-    _fork_lock.release()
-
-
-os.register_at_fork(before=_fork_lock.acquire, after_in_parent=_fork_lock.release, after_in_child=_close_in_child)
-
-
-def open_for_launch(open_it: Callable[[], int]) -> int:
-    """Return a descriptor that no fork of this process carries on; `close_for_launch` closes it."""
-    with _fork_lock:
-        descriptor = open_it()
-        _open_for_launch.add(descriptor)
-    return descriptor
-
-
-def close_for_launch(descriptor: int) -> None:
-    """Close what `open_for_launch` returned."""
-    with _fork_lock:
-        _open_for_launch.remove(descriptor)
-        os.close(descriptor)
+    def release(self, instance_id: str, *, only_folder: bool = False) -> None:
+        """Take a lease back."""
 
 
 class Instance:
@@ -99,11 +55,13 @@ class Instance:
     def __init__(self, session: Session, name: str) -> None:
         self.session = session
         self.id = _new_id(name)
+        self.name = name
         self.folder = session.folder / self.id
         self._lock = threading.Lock()
         self._group: Group | None = None
         self._is_made = False
         self._is_over = False
+        self._is_guarded = False
 
     @property
     def environment(self) -> dict[str, str]:
@@ -116,13 +74,16 @@ class Instance:
             if self._is_over:
                 raise FileNotFoundError(f"this life of the service is over, and {self.folder} is removed")
             if not self._is_made:
+                if self.session.guard is not None:
+                    self.session.guard.begin()
                 self.session.make_folder_for(self.folder)
                 self._is_made = True
         return self.folder / name
 
     @property
     def workdir(self) -> Path:
-        """Its private folder (0700), made on first use and removed by `remove`."""
+        """Its private folder (0700), made on first use and removed by `remove`, or by the reaper if need be."""
+        self._register_folder()
         folder = self._make("work")
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
@@ -131,11 +92,12 @@ class Instance:
     def open_marker(self) -> int:
         """Return a descriptor open on its marker; give it to the process as it is, then `close_marker` it."""
         path = self._make(MARKER_NAME)
-        return open_for_launch(lambda: os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        return forks.opened(lambda: os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
-    def close_marker(self, descriptor: int) -> None:
+    @staticmethod
+    def close_marker(descriptor: int) -> None:
         """Close what `open_marker` returned."""
-        close_for_launch(descriptor)
+        forks.close(descriptor)
 
     def make_group(self) -> Group:
         """Return its control group, made on first use and removed by `remove`.
@@ -151,6 +113,17 @@ class Instance:
             self._group = group
         self._group.make()
         return self._group
+
+    def _register_folder(self) -> None:
+        """Have the reaper know the folder before there is one."""
+        guard = self.session.guard
+        if guard is None or self._is_guarded or self._is_over:
+            return
+        guard.register(Lease(instance_id=self.id, name=self.name, kind="folder", folder=str(self.folder)))
+        with self._lock:
+            self._is_guarded, is_late = True, self._is_over
+        if is_late:
+            guard.release(self.id, only_folder=True)
 
     @property
     def has_folder(self) -> bool:
@@ -169,11 +142,15 @@ class Instance:
         """
         with self._lock:
             is_made, self._is_made, self._is_over = self._is_made, False, True
-        if is_made and self.session.pid == os.getpid():
+        if self.session.pid != os.getpid():
+            return
+        if is_made:
             if self._group is not None:
                 self._group.remove()
-            _remove_all(self.folder)
+            remove_all(self.folder)
             self.session.remove_empty_folders()
+        if self._is_guarded and self.session.guard is not None:
+            self.session.guard.release(self.id, only_folder=True)
 
 
 class Session:
@@ -185,6 +162,10 @@ class Session:
         Its own id.
     path : str
         ``outer/inner``: the ids of the sessions and instances that this process lives in, then its own.
+    folder : Path
+        Its folder.
+    guard : Keeper or None
+        Who sees to it that a reaper knows what it owns; None if nobody does.
     """
 
     def __init__(self) -> None:
@@ -192,8 +173,9 @@ class Session:
         self.id = _new_id("session")
         outer = os.environ.get(SESSION_VARIABLE, "")
         self.path = f"{outer}/{self.id}" if outer else self.id
-        self._root = Path(tempfile.gettempdir()) / f"autostop_lab-{os.getuid()}"
+        self._root = root_in(tempfile.gettempdir())
         self.folder = self._root / self.id
+        self.guard: Keeper | None = None
         self._lock = threading.Lock()
 
     def new_instance(self, name: str) -> Instance:
@@ -203,15 +185,7 @@ class Session:
     def make_folder_for(self, instance_folder: Path) -> None:
         """Make the folder of an instance, and those above it."""
         with self._lock:
-            for attempt in range(10):
-                try:
-                    for folder in (self._root, self.folder, instance_folder):
-                        _make_private(folder)
-                except FileNotFoundError:  # another session of this user removed the empty root in between
-                    if attempt == 9:
-                        raise
-                else:
-                    return
+            make_private_under(self._root, self.folder, instance_folder)
 
     def remove_empty_folders(self) -> None:
         """Remove the session's folder and the root, where they are empty."""
@@ -226,7 +200,15 @@ _current: Session | None = None
 def current_session() -> Session:
     """Return this process's session; a forked child gets one of its own."""
     global _current
-    with _fork_lock:
+    with forks.fork_lock:
         if _current is None or _current.pid != os.getpid():
             _current = Session()
         return _current
+
+
+def end_session(session: Session) -> None:
+    """See to it that this process begins a new session with the next use."""
+    global _current
+    with forks.fork_lock:
+        if _current is session:
+            _current = None

@@ -218,6 +218,11 @@ class Child:
         return self.leader.pid != self.pid
 
     @property
+    def output(self) -> int | None:
+        """Read end of its output; None when that has ended."""
+        return self._output
+
+    @property
     def is_pinned(self) -> bool:
         """Whether it is not reaped, so that pid, group and session number are its own."""
         return self._popen.returncode is None

@@ -20,10 +20,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from autostop_lab.reaper import shim
+from autostop_lab.reaper import forks, shim
 from autostop_lab.reaper.groups import Group, NoGroupError, own_group
 from autostop_lab.reaper.processes import SESSION_VARIABLE
-from autostop_lab.reaper.session import Instance, close_for_launch, current_session, open_for_launch
+from autostop_lab.reaper.session import Instance, current_session
 
 logger = logging.getLogger("autostop_lab.services")
 
@@ -150,7 +150,7 @@ def _by_shim(
         ours, other = socket.socketpair()
         return other.detach()
 
-    theirs = open_for_launch(open_pair)
+    theirs = forks.opened(open_pair)
     assert ours is not None
     words = [str(theirs), str(group.path) if group is not None else "", "keeps" if keeps else ""]
     try:
@@ -166,7 +166,7 @@ def _by_shim(
         ours.close()
         raise
     finally:
-        close_for_launch(theirs)
+        forks.close(theirs)
     try:
         told = _hear_of_launch(ours, block)
         if number := told.get("exec"):

@@ -19,6 +19,8 @@ from typing import Any
 
 from autostop_lab.exceptions import ServiceStartError, ServiceStopError
 from autostop_lab.origin import Origin
+from autostop_lab.reaper.guard import GuardError
+from autostop_lab.reaper.lease import Lease
 from autostop_lab.reaper.processes import listener_pids
 from autostop_lab.services.child import Child, LaunchError, launch_problem
 from autostop_lab.services.command import MAIN_PORT, Command, fill, placeholders
@@ -157,6 +159,8 @@ class ProgramRuntime(LocalRuntime):
 
     async def launch(self) -> None:
         """Launch the program, unless a schedule does that, and return when its probe is answered."""
+        with suppress(GuardError):  # the registration says it
+            self.guard.begin()  # it takes a while, and nothing is gained by waiting for it now
         await self._in_launcher(self._construct)
         if self.slot.spec.policy.cron is None:
             await self._bring_up()
@@ -265,6 +269,29 @@ class ProgramRuntime(LocalRuntime):
             )
         except LaunchError as error:
             raise self._start_error(str(error)) from error.__cause__
+        self._register(self._child)
+
+    def _register(self, child: Child) -> None:
+        """Have the reaper know the program; a refused one is ended as any that did not become ready."""
+        policy = self.slot.spec.policy
+        leader = child.leader if child.is_pinned else None
+        lease = Lease(
+            instance_id=self.instance.id,
+            name=self.slot.name,
+            kind="command",
+            pid=leader.pid if leader is not None else None,
+            started=leader.started if leader is not None else "",
+            stop_signal=self.command.stop_signal,
+            stop_grace_s=policy.stop_timeout_s,
+            kill_timeout_s=policy.kill_timeout_s,
+            depends_on=tuple(sorted(self.needed)),
+            scope=f"{id(self.slot.orders):x}",
+            folder=str(self.instance.folder),
+        )
+        try:
+            self.guard.register(lease, child.output)
+        except GuardError as error:
+            raise self._start_error(f"nobody would end it if this process died: {error}") from error
 
     def _adopt_child(self) -> None:
         """Take up, on the event loop, a program that was launched in a thread."""
@@ -402,6 +429,7 @@ class ProgramRuntime(LocalRuntime):
             if self.command.stop_argv is None or error is not None:
                 self._child.signal_group(self.command.stop_signal, signal.SIGCONT)
                 self._tree.note_group_asked()
+                self.guard.note_asked(self.instance.id)
         await self._wait_gone(self._tree, grace_until)
         if error is not None:
             raise error
@@ -484,6 +512,8 @@ class ProgramRuntime(LocalRuntime):
         return [*super().threads(), *(thread for thread in mine if thread is not None)]
 
     def _forget_child(self) -> None:
+        if self._tree is None or self._tree.is_gone:  # else the reaper tries again when this process has ended
+            self.guard.release(self.instance.id)
         if self._child is not None:
             self._child.release()
         free_ports.give_back(self._chosen_ports.values())
@@ -500,7 +530,12 @@ class ProgramRuntime(LocalRuntime):
         if self._child is not None:
             self._child.signal_group(signal.SIGKILL)
             self._child.release()
-            self.in_thread(self._child.wait, "late end")
+            self.in_thread(self._wait_late_end, "late end")
+
+    def _wait_late_end(self) -> None:
+        if self._child is not None:
+            self._child.wait()
+            self.guard.release(self.instance.id)
 
     # -- looks ---------------------------------------------------------------------------------------------
 

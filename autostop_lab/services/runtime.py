@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autostop_lab.origin import Origin
-from autostop_lab.reaper.session import current_session
+from autostop_lab.reaper.guard import current_guard
 from autostop_lab.services.context import current_hook
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.service import ServiceContext, hook
@@ -70,8 +70,11 @@ class Runtime(ABC):
         What answers calls, from ready on.
     phase : str
         What it is doing, for error texts: one of the phases of `ServiceError`.
+    needed : frozenset of str
+        Names of the services that have to outlive it; its supervisor adds those that are needed by way of others.
     """
 
+    needed: frozenset[str] = frozenset()
     endpoint: Endpoint | None = None
     phase: str = "launch"
 
@@ -194,6 +197,11 @@ class LocalRuntime(Runtime):
         Under whose cell output of its hooks appears.
     find_service : callable
         ``name -> ServiceHandle`` for what it depends on.
+
+    Attributes
+    ----------
+    guard : Guard
+        What keeps the reaper informed.
     """
 
     phase = "construct"
@@ -202,10 +210,12 @@ class LocalRuntime(Runtime):
         super().__init__(slot)
         slot.ring.hide(slot.spec.secret_texts())
         self.origin = origin
-        self.instance = current_session().new_instance(slot.name)
+        self.guard = current_guard()
+        self.instance = self.guard.session.new_instance(slot.name)
         self.context = ServiceContext(slot.name, self.instance, slot.ring, find_service)
         self.coroutines = ServiceLoop(origin, f"event loop of service {slot.name}")
         self.service: Any = None
+        self.needed = frozenset(slot.spec.policy.depends_on)
         self._checker: HookThread | None = None
         self._checking: asyncio.Future[Any] | None = None
 

@@ -113,7 +113,9 @@ class Supervisor:
         del self.units[name]
 
     def _make_runtime(self, slot: ServiceSlot) -> Runtime:
-        return self._runtimes[slot.spec.runtime](slot, self._origin, lambda name: self._find(slot, name))
+        runtime = self._runtimes[slot.spec.runtime](slot, self._origin, lambda name: self._find(slot, name))
+        runtime.needed = frozenset(with_needed([slot.name], self.dependencies) - {slot.name})
+        return runtime
 
     def _find(self, asking: ServiceSlot, name: str) -> ServiceHandle:
         if name == asking.name:

@@ -19,6 +19,8 @@ from autostop_lab.job.audit import Belongings, find_leaks
 from autostop_lab.job.report import ServiceEntry, seconds
 from autostop_lab.lifecycle import SERVICE_TABLE, ServiceState
 from autostop_lab.origin import THREAD_PREFIX, thread_name
+from autostop_lab.reaper.folders import is_id
+from autostop_lab.reaper.guard import THREAD_NAME as GUARD_THREAD_NAME
 from autostop_lab.reaper.processes import find_owned
 from autostop_lab.reaper.session import current_session
 from autostop_lab.services.command import Command
@@ -31,8 +33,8 @@ from autostop_lab.supervisor.outcome import Outcome
 
 # -- leaks -------------------------------------------------------------------------------------------------
 
-#: The one thread of ours that lives as long as the process.
-FOR_LIFE = thread_name("supervisor")
+#: The threads of ours that live as long as the process.
+FOR_LIFE = (thread_name("supervisor"), GUARD_THREAD_NAME)
 #: Pause between two looks, in seconds.
 PAUSE_S = 0.005
 
@@ -65,9 +67,10 @@ class Possessions:
         found = find_owned(frozenset({session.id}), since="")
         return cls(
             Belongings.now(),
-            frozenset(t for t in threading.enumerate() if t.name.startswith(THREAD_PREFIX) and t.name != FOR_LIFE),
+            frozenset(t for t in threading.enumerate() if t.name.startswith(THREAD_PREFIX) and t.name not in FOR_LIFE),
             frozenset(process.pid for processes in found.values() for process in processes),
-            frozenset(map(str, session.folder.iterdir())) if session.folder.is_dir() else frozenset(),
+            # The journal beside them is the reaper's.
+            frozenset(str(path) for path in session.folder.glob("*") if is_id(path.name)),
         )
 
     def left(self) -> list[str]:

@@ -1,0 +1,151 @@
+"""The thin loop that carries out a `Plan`: looks at processes, sends signals, waits. Reaper and sweep share it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from autostop_lab.reaper.folders import is_id, remove_all
+from autostop_lab.reaper.groups import recorded_group
+from autostop_lab.reaper.lease import Estate, lease_problem
+from autostop_lab.reaper.policy import End, Plan, Seen, Send, leader_of
+from autostop_lab.reaper.processes import Process, find_owned, is_alive, process, send_signal
+from autostop_lab.reaper.timings import Timings
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What a cleaning has done.
+
+    Attributes
+    ----------
+    ends : list of End
+        How each service has ended.
+    strays : list of End
+        What else of the session had to be ended.
+    problems : list of str
+        What could not be removed, in words.
+    """
+
+    ends: list[End]
+    strays: list[End]
+    problems: list[str]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing was abandoned."""
+        return not any(end.is_abandoned for end in (*self.ends, *self.strays))
+
+
+def clean(estate: Estate, timings: Timings, wait: Callable[[float], None] = time.sleep) -> Cleaned:
+    """End every process of a session, in order, and remove the folders of its instances.
+
+    Parameters
+    ----------
+    estate : Estate
+        What is to be ended; its session and leases have been checked.
+    timings : Timings
+        How long what may take.
+    wait : callable
+        Waits so many seconds; the reaper drains the output of programs meanwhile.
+
+    Returns
+    -------
+    Cleaned
+        How everything has ended.
+    """
+    plan = Plan(estate.leases.values(), asked_at=estate.asked_at, began=time.monotonic(), timings=timings)
+    pause_s = timings.wait_pause_s
+    while True:
+        began = time.monotonic()
+        try:
+            seen = look(estate, plan)
+        except OSError:  # no descriptor left, say: what cannot be seen is not gone
+            seen = None
+        if seen is not None:
+            for order in plan.step(seen, time.monotonic()):
+                deliver(order)
+            if plan.is_done:
+                break
+        elif began >= plan.give_up_at:
+            plan.give_up(began)
+            break
+        now = time.monotonic()
+        if seen is not None and (plan.is_empty or plan.is_killing):
+            wait(timings.confirm_pause_s)
+        else:
+            wait(max(min(pause_s, plan.next_change_at() - now), (now - began) * timings.pause_per_look))
+            pause_s = min(pause_s * 1.5, timings.longest_wait_pause_s)
+    return Cleaned(plan.ends(), plan.strays(), _remove_folders(estate, plan.ends()))
+
+
+def _remove_folders(estate: Estate, ends: list[End]) -> list[str]:
+    """Remove the folders of instances, and the control groups that are recorded there."""
+    kept = {lease.instance_id for lease, end in zip(estate.leases.values(), ends, strict=True) if end.is_abandoned}
+    problems = []
+    for folder in estate.folder.iterdir() if estate.folder.is_dir() else ():
+        if is_id(folder.name) and folder.name not in kept and not folder.is_symlink():
+            if (group := recorded_group(folder)) is not None and not group.remove():
+                problems.append(f"control group {group.path} could not be removed")
+            try:
+                remove_all(folder)
+            except OSError as error:
+                problems.append(f"folder {folder} could not be removed: {error}")
+    return problems
+
+
+def look(estate: Estate, plan: Plan) -> Seen:
+    """Look once at who belongs to the session, by any sign."""
+    leases, left = estate.leases.values(), plan.left()
+    found = find_owned(
+        frozenset({estate.session_id, *estate.leases}),
+        since=estate.owner.started,
+        sessions=frozenset(lease.pid for lease in leases if lease.pid is not None),
+    )
+    everyone = set(found.get(estate.session_id, ()))
+    members: dict[str, set[Process]] = {}
+    for lease in leases:
+        leader, known = leader_of(lease), left[lease.instance_id]
+        mine = set(found.get(lease.instance_id, ()))
+        in_session = found.get(str(lease.pid), [])
+        # The session's number is its own only while its program, or one that was with it, is there.
+        if leader in in_session or any(each in known and each.session == lease.pid for each in in_session):
+            mine.update(in_session)
+        for each in {*known, *([leader] if leader is not None else [])} - mine:
+            now = process(each.pid)
+            if now is not None and now == each and not now.is_zombie:
+                mine.add(now)
+        mine.discard(estate.owner)
+        members[lease.instance_id] = mine
+        everyone |= mine
+    everyone.discard(estate.owner)
+    return Seen(members, everyone)
+
+
+def drop_refused(estate: Estate) -> list[str]:
+    """Take back what a lease may not have: a pid that is somebody else's by now, a folder that is not its own."""
+    me = process(os.getpid())
+    assert me is not None
+    problems = []
+    for instance_id, lease in list(estate.leases.items()):
+        seen = process(lease.pid) if lease.pid is not None and lease.pid > 1 else None
+        if seen is not None and seen.started != lease.started:
+            seen = None  # it has ended, and another has its pid: what it left is found by its id
+        if (problem := lease_problem(lease, estate, me=me, owner=estate.owner, seen=seen)) is not None:
+            del estate.leases[instance_id]
+            problems.append(f"the lease of service {lease.name!r} was refused: {problem}")
+    return problems
+
+
+def deliver(order: Send) -> None:
+    """Send the signals of an order, to this very process or the group that it leads."""
+    if not order.to_group:
+        for number in order.signals:
+            send_signal(order.process, number)
+    elif order.process.pid > 1 and is_alive(order.process):
+        for number in order.signals:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(order.process.pid, number)

@@ -1,0 +1,387 @@
+"""The reaper: a process beside the owner that ends what the owner has left, when the owner is gone.
+
+It is nobody's descendant, carries no id of ours, and is deaf to the signals that end a terminal or a notebook. It
+takes the owner for gone when the socket ends or when the process does, whichever comes first: a forked child may
+keep the socket open, and a process that has replaced itself (exec) is no owner any more. An owner that is only
+suspended is alive. A reaper that never learned whose it is ends without doing anything.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from autostop_lab.reaper import journal
+from autostop_lab.reaper.cleaning import Cleaned, clean, drop_refused
+from autostop_lab.reaper.deaths import CLOSED, OWNER_DIED, death_of, record
+from autostop_lab.reaper.folders import make_private_under, remove_all
+from autostop_lab.reaper.journal import Journal, SessionLock
+from autostop_lab.reaper.lease import Estate, Lease, LeaseError, lease_problem, owner_from_json, session_problem
+from autostop_lab.reaper.processes import Process, boot_id, is_alive, open_pidfd, process
+from autostop_lab.reaper.protocol import Lines, RefusedError, Request, ack, decode_request, encode, nak
+from autostop_lab.reaper.sweep import sweep
+from autostop_lab.reaper.timings import Timings
+
+DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
+#: What is read at once, in bytes, and how many descriptors may come along.
+READ_BYTES, READ_DESCRIPTORS = 1 << 16, 64
+#: Requests are answered at the latest when so many bytes of them were read.
+BATCH_BYTES = 1 << 20
+
+
+def main(descriptor: int) -> None:
+    """Be the reaper of whoever has the other end of a socket; does not return."""
+    code = 1
+    try:
+        for number in DEAF_TO:
+            signal.signal(number, signal.SIG_IGN)
+        os.chdir("/")
+        os.umask(0o077)
+        _allow_descriptors()
+        reaper = Reaper(socket.socket(fileno=descriptor))
+        try:
+            reaper.run()
+            code = 0
+        except BaseException as error:
+            reaper.tell(f"{type(error).__name__}: {error}")
+    finally:
+        os._exit(code)
+
+
+def _allow_descriptors() -> None:
+    """Allow as many as there may be: each program's output is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+class Watch:
+    """Tells of the end of a process, by whatever the system has for that."""
+
+    def __init__(self, known: Process) -> None:
+        self._known = known
+        self.descriptor: int | None = None
+        self._queue: Any = None
+        try:
+            self.descriptor = open_pidfd(known.pid)
+            if self.descriptor is None and sys.platform == "darwin":
+                self._queue = select.kqueue()
+                note = select.kevent(known.pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
+                self._queue.control([note], 0)
+                self.descriptor = self._queue.fileno()
+        except OSError:  # it is gone already: a look tells
+            pass
+
+    def has_ended(self) -> bool:
+        """Return whether it has ended."""
+        return not is_alive(self._known)
+
+
+class Outputs:
+    """Read ends of programs' outputs; they are drained when nobody else does that any more."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, int] = {}
+
+    def keep(self, instance_id: str, descriptor: int | None) -> None:
+        """Hold the output of an instance, in place of the one before."""
+        self.drop(instance_id)
+        if descriptor is not None:
+            self._of[instance_id] = descriptor
+
+    def drop(self, instance_id: str) -> None:
+        """Let go of the output of an instance, if there is one."""
+        if (descriptor := self._of.pop(instance_id, None)) is not None:
+            os.close(descriptor)
+
+    def drain(self, seconds: float) -> None:
+        """Read and forget what programs say, for so long."""
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        by_descriptor = {descriptor: instance_id for instance_id, descriptor in self._of.items()}
+        for descriptor in by_descriptor:
+            poll.register(descriptor, select.POLLIN)
+        while True:
+            left_s = deadline - time.monotonic()
+            for descriptor, _ in poll.poll(max(left_s, 0.0) * 1000):
+                try:
+                    is_over = not os.read(descriptor, READ_BYTES)
+                except BlockingIOError:
+                    is_over = False
+                except OSError:
+                    is_over = True
+                if is_over:
+                    poll.unregister(descriptor)
+                    self.drop(by_descriptor[descriptor])
+            if left_s <= 0:
+                return
+
+
+class Reaper:
+    """One reaper.
+
+    Parameters
+    ----------
+    connection : socket.socket
+        Its end of the pair.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._socket.setblocking(False)
+        me = process(os.getpid())
+        assert me is not None
+        self._me = me
+        self._lines = Lines()
+        self._descriptors: deque[int] = deque()  # that came along and belong to requests not handled yet
+        self._replies = bytearray(encode({"ready": {"pid": me.pid, "started": me.started}}))
+        self._outputs = Outputs()
+        self._timings = Timings()
+        self._estate: Estate | None = None
+        self._journal: Journal | None = None
+        self._lock: SessionLock | None = None
+        self._watch: Watch | None = None
+        self._sweeping: threading.Thread | None = None
+        self._inherited: set[str] = set()  # leases of an earlier reaper that the owner has not confirmed yet
+        self._is_journal_old = False
+        self._journal_problem = ""
+        self._has_said_bye = False
+        self._is_over = False
+        self._selector = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        """Guard the owner's estate until the owner is gone, then clean it."""
+        self._selector.register(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        while not self._is_over:
+            self._serve_once()
+        self._socket.close()
+        if self._estate is not None:
+            self._clean(self._estate)
+        if self._sweeping is not None:
+            self._sweeping.join()
+
+    def tell(self, failure: str) -> None:
+        """Say why this reaper ends, if anybody still listens."""
+        with suppress(OSError):
+            self._socket.send(encode({"failed": failure}))
+
+    # -- while the owner lives -----------------------------------------------------------------------------
+
+    def _serve_once(self) -> None:
+        is_polling = self._watch is not None and self._watch.descriptor is None
+        events = self._selector.select(self._timings.owner_poll_s if is_polling else None)
+        has_owner_ended = self._watch is not None and (
+            any(key.fd == self._watch.descriptor for key, _ in events) or (is_polling and not events)
+        )
+        if any(key.fileobj is self._socket for key, _ in events) or has_owner_ended:
+            is_open = self._read()
+            self._is_over = self._is_over or not is_open
+            self._write()
+        if has_owner_ended and self._watch is not None and self._watch.has_ended():
+            self._is_over = True
+        if self._has_said_bye:
+            self._is_over = True
+
+    def _read(self) -> bool:
+        """Take up all requests that wait, and answer them; return whether the owner still holds its end."""
+        requests: list[bytes | None] = []
+        is_open = True
+        taken = 0
+        while taken < BATCH_BYTES:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._socket, READ_BYTES, READ_DESCRIPTORS)
+            except BlockingIOError:
+                break
+            except OSError:
+                data, descriptors = b"", []
+            self._descriptors.extend(descriptors)
+            if not data:
+                is_open = False
+                break
+            taken += len(data)
+            requests.extend(self._lines.feed(data))
+        answers = [self._answer(line) for line in requests]
+        self._write_journal()  # before any of the answers goes out
+        for answer in answers:
+            self._replies += answer
+        return is_open
+
+    def _answer(self, line: bytes | None) -> bytes:
+        try:
+            request = decode_request(line)
+            try:
+                self._carry_out(request)
+            except (LeaseError, OSError) as error:
+                raise RefusedError(str(error), request.seq) from None
+            except RefusedError as error:
+                raise RefusedError(str(error), request.seq) from None
+        except RefusedError as refused:
+            return nak(refused)
+        return ack(request.seq)
+
+    def _write(self) -> None:
+        while self._replies:
+            try:
+                del self._replies[: self._socket.send(self._replies)]
+            except BlockingIOError:
+                break
+            except OSError:
+                self._replies.clear()
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._replies else 0)
+        self._selector.modify(self._socket, wanted)
+
+    def _write_journal(self) -> None:
+        if self._journal is None or not self._is_journal_old:
+            return
+        problem = ""
+        try:
+            self._journal.write()
+            self._is_journal_old = False
+        except OSError as error:
+            problem = f"the journal cannot be written ({error}), so nothing is cleaned if the reaper dies as well"
+        if problem != self._journal_problem:
+            self._journal_problem = problem
+            self._replies += encode({"journal": problem})
+
+    # -- requests ------------------------------------------------------------------------------------------
+
+    def _carry_out(self, request: Request) -> None:
+        body = request.body
+        if request.op == "hello":
+            self._hello(body)
+            return
+        if request.op == "bye":
+            self._has_said_bye = True
+            return
+        if self._estate is None or self._journal is None:
+            raise RefusedError("the owner has not said whose session it is")
+        if request.op == "synced":
+            for instance_id in self._inherited:
+                self._forget(self._estate, instance_id)
+            self._inherited.clear()
+            return
+        if request.op == "register":
+            descriptor = self._descriptors.popleft() if body.get("fds") == 1 and self._descriptors else None
+            try:
+                instance_id = self._register(self._estate, Lease.from_json(body.get("lease")))
+            except LeaseError:
+                if descriptor is not None:
+                    os.close(descriptor)
+                raise
+            self._outputs.keep(instance_id, descriptor)
+        else:
+            instance_id = str(body.get("instance_id"))
+            if request.op == "asked":
+                at = body.get("at")
+                if isinstance(at, int | float) and instance_id in self._estate.leases:
+                    self._estate.asked_at[instance_id] = float(at)
+            else:
+                self._forget(self._estate, instance_id)
+        self._journal.note(instance_id)
+        self._is_journal_old = True
+
+    def _forget(self, estate: Estate, instance_id: str) -> None:
+        estate.leases.pop(instance_id, None)
+        estate.asked_at.pop(instance_id, None)
+        self._outputs.drop(instance_id)
+        if self._journal is not None:
+            self._journal.note(instance_id)
+            self._is_journal_old = True
+
+    def _register(self, estate: Estate, lease: Lease) -> str:
+        seen = process(lease.pid) if lease.pid is not None and lease.pid > 1 else None
+        owner = process(estate.owner.pid) or estate.owner
+        if (problem := lease_problem(lease, estate, me=self._me, owner=owner, seen=seen)) is not None:
+            raise LeaseError(problem)
+        estate.leases[lease.instance_id] = lease
+        estate.asked_at.pop(lease.instance_id, None)
+        self._inherited.discard(lease.instance_id)
+        return lease.instance_id
+
+    def _hello(self, body: dict[str, Any]) -> None:
+        if self._estate is not None:
+            raise RefusedError("the owner has said already whose session it is")
+        texts = [body.get(name) for name in ("session_id", "path", "folder", "place")]
+        if not all(isinstance(text, str) for text in texts) or not isinstance(body.get("timings", {}), dict):
+            raise RefusedError("a greeting has to name session, path, folder and place")
+        session_id, path, folder, place = (str(text) for text in texts)
+        owner = owner_from_json(body.get("owner"))
+        estate = Estate(
+            session_id=session_id, path=path, folder=Path(folder), owner=owner, boot_id=boot_id(), place=place
+        )
+        if (problem := session_problem(estate)) is not None:
+            raise RefusedError(problem)
+        try:
+            self._timings = Timings(**body.get("timings", {}))
+        except TypeError as error:
+            raise RefusedError(str(error)) from None
+        make_private_under(estate.folder.parent, estate.folder)
+        lock = SessionLock(estate.folder)
+        if not lock.take(timeout_s=self._timings.lock_timeout_s):
+            raise RefusedError(f"another process holds the lock of {estate.folder}")
+        self._estate, self._lock, self._journal = estate, lock, Journal(estate)
+        self._inherit(estate, self._journal)
+        self._is_journal_old = True
+        self._watch = Watch(owner)
+        self._is_over = self._watch.has_ended()
+        if self._watch.descriptor is not None:
+            self._selector.register(self._watch.descriptor, selectors.EVENT_READ)
+        self._sweeping = threading.Thread(target=self._sweep_others, args=(estate,), daemon=True)
+        self._sweeping.start()
+
+    def _inherit(self, estate: Estate, book: Journal) -> None:
+        """Take over what a reaper before this one has left: the owner may die before it has said everything anew."""
+        try:
+            left = journal.read(estate.folder)
+        except FileNotFoundError:
+            return
+        except journal.JournalError:
+            journal.set_aside(estate.folder)
+            return
+        if left.owner == estate.owner and left.boot_id == estate.boot_id:
+            drop_refused(left)
+            estate.leases, estate.asked_at = left.leases, left.asked_at
+            self._inherited = set(left.leases)
+            for instance_id in left.leases:
+                book.note(instance_id)
+
+    def _sweep_others(self, estate: Estate) -> None:
+        with suppress(OSError):
+            sweep(root=estate.folder.parent, spare=frozenset({estate.session_id}), timings=self._timings)
+
+    # -- when it is gone -----------------------------------------------------------------------------------
+
+    def _clean(self, estate: Estate) -> None:
+        died_at = time.time()
+        had_leases = bool(estate.leases)
+        cleaned = clean(estate, self._timings, self._outputs.drain)
+        if cleaned.is_complete:
+            self._remove_folder(estate, cleaned)
+        if had_leases or cleaned.strays or cleaned.problems:
+            why = CLOSED if self._has_said_bye else OWNER_DIED
+            with suppress(OSError):
+                record(estate.folder.parent, death_of(estate, cleaned, why=why, died_at=died_at), self._timings)
+
+    @staticmethod
+    def _remove_folder(estate: Estate, cleaned: Cleaned) -> None:
+        try:
+            remove_all(estate.folder)
+        except OSError as error:
+            cleaned.problems.append(f"folder {estate.folder} could not be removed: {error}")
+        with suppress(OSError):
+            estate.folder.parent.rmdir()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,9 @@ def control_groups() -> set[str]:
     """Return the groups (cgroup v2) of this run, wherever they are."""
     mounts = Path("/proc/mounts").read_text().splitlines() if sys.platform == "linux" else []
     places = [line.split()[1] for line in mounts if line.split()[2] == "cgroup2"]
-    return {str(path) for place in places for path in Path(place).rglob(f"autostop_lab.*{RUN_ID}.*")}
+    # Groups of other runs come and go meanwhile.
+    found = {os.path.join(folder, name) for place in places for folder, names, _ in os.walk(place) for name in names}
+    return {path for path in found if fnmatch(os.path.basename(path), f"autostop_lab.*{RUN_ID}.*")}
 
 
 def threads() -> set[threading.Thread]:

@@ -14,6 +14,7 @@ from types import FrameType
 
 from autostop_lab import __version__
 from autostop_lab.cli.demo import INTERRUPTED, run_demo
+from autostop_lab.cli.doctor import run_doctor
 from autostop_lab.cli.notebook import DemoError
 
 
@@ -38,6 +39,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--notebook", type=Path, metavar="PATH", help="run this notebook in place of the quickstart"
     )
     demo_parser.set_defaults(run=run_demo)
+    doctor_parser = commands.add_parser(
+        "doctor",
+        help="say what this machine can promise",
+        description="Look at this machine and say in words what can be promised on it, and what to do where it cannot.",
+        epilog="The status is 0, also where something is limited or missing; 1 if nothing can be promised.",
+        allow_abbrev=False,
+    )
+    doctor_parser.add_argument("--json", action="store_true", help="print JSON")
+    doctor_parser.set_defaults(run=run_doctor)
     return parser
 
 
@@ -65,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
-    refuse_unknown_command(parser, arguments, ["demo"])
+    refuse_unknown_command(parser, arguments, ["demo", "doctor"])
     options = parser.parse_args(arguments)
     if options.command is None:
         parser.print_help(sys.stderr)

@@ -93,18 +93,18 @@ def _about_python(facts: Facts) -> Iterator[Finding]:
 
 def _about_containment(facts: Facts) -> Iterator[Finding]:
     problems = facts.problems_of_containment
-    gets_away = "a program that daemonises, clears its environment and closes its files gets away"
+    fact, advice = "find what programs leave, but for daemons that clear their environment and close all files", ""
     if not problems["cgroup"]:
-        how, advice = f'only {gets_away}, and contain="auto" does not let it', ""
+        fact += '; contain="auto" holds these'
     elif not problems["subreaper"]:
-        how, advice = gets_away, 'give such a program contain="subreaper"'
+        advice = 'give a program that leaves such daemons contain="subreaper"'
     else:
-        how, advice = gets_away, "keep such a program in the foreground; most have an option for that"
-    yield Finding(Mark.LIMITED if advice else Mark.OK, "signs", f"what programs leave is found; {how}", advice)
-    yield _about_kind("subreaper", problems["subreaper"], 'nothing gets away with contain="subreaper"', "")
+        advice = "keep such a program in the foreground; most have an option for that"
+    yield Finding(Mark.LIMITED if advice else Mark.OK, "signs", fact, advice)
+    yield _about_kind("subreaper", problems["subreaper"], 'nothing gets away, with contain="subreaper"', "")
     advice = "run Jupyter in a scope of its own: systemd-run --user --scope -p Delegate=yes jupyter lab"
     on_linux = advice if facts.system.startswith("Linux") else ""
-    yield _about_kind("cgroup", problems["cgroup"], 'nothing gets away; contain="auto" chooses it', on_linux)
+    yield _about_kind("cgroup", problems["cgroup"], 'nothing gets away, with contain="auto" or "cgroup"', on_linux)
     match facts.death_is_seen_by:
         case "poll":
             advice = "a newer system sees it at once (Linux 5.3, macOS)"
@@ -192,8 +192,8 @@ def _about_clicks(kernel: str, lab: str | None) -> Finding:
     if lab is not None and _numbers(lab) < LAB_NEEDED:
         fact = f"wait until the cell is over: JupyterLab {lab} does not use the kernel's subshells"
         return Finding(Mark.LIMITED, subject, fact, "python -m pip install -U jupyterlab")
-    repaired = f"; ipykernel {kernel} would send them elsewhere, and our views repair that"
-    fact = "are handled while a cell runs, in JupyterLab 4.4 and Notebook 7.4 or newer"
+    repaired = f"; our views repair what ipykernel {kernel} breaks"
+    fact = "are handled while a cell runs, from JupyterLab 4.4 and Notebook 7.4 on"
     return Finding(Mark.OK, subject, fact + (repaired if _numbers(kernel)[:3] == MISROUTING else ""))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from autostop_lab.origin import THREAD_PREFIX
 from autostop_lab.reaper import forks
 from autostop_lab.reaper.guard import current_guard
-from autostop_lab.services.threads import stack_of
+from autostop_lab.services.coroutines import stack_of
 
 #: How long something that is just ending may take before it counts as left, in seconds.
 SETTLING_S = 0.25

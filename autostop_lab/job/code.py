@@ -12,7 +12,7 @@ from autostop_lab.dataflow.control import Control
 from autostop_lab.job.audit import Leak
 from autostop_lab.job.job import Job, run_as
 from autostop_lab.origin import Origin
-from autostop_lab.services.threads import stack_of
+from autostop_lab.services.coroutines import stack_of
 
 OnEnd = Callable[[Any, BaseException | None], None]
 

@@ -24,6 +24,7 @@ from autostop_lab.reaper.lease import Lease
 from autostop_lab.reaper.processes import listener_pids
 from autostop_lab.services.child import Child, LaunchError, launch_problem
 from autostop_lab.services.command import MAIN_PORT, Command, fill, placeholders
+from autostop_lab.services.coroutines import ServiceLoop
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.logs import SHOWN_LOG_LINES, LogRing
 from autostop_lab.services.ports import free_ports, takers_of
@@ -32,7 +33,7 @@ from autostop_lab.services.runtime import Exit, LocalRuntime, UnhealthyError, de
 from autostop_lab.services.service import construct, hook
 from autostop_lab.services.slot import ServiceSlot
 from autostop_lab.services.sweep import Tree, sweeper
-from autostop_lab.services.threads import HookThread, ServiceLoop, mark_retrieved
+from autostop_lab.services.threads import HookThread, mark_retrieved
 
 #: Starts of one program when others take its chosen ports before it can.
 PORT_TRIES = 4

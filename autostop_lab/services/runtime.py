@@ -17,10 +17,11 @@ from typing import Any
 from autostop_lab.origin import Origin
 from autostop_lab.reaper.guard import current_guard
 from autostop_lab.services.context import current_hook
+from autostop_lab.services.coroutines import ServiceLoop
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.service import ServiceContext, hook
 from autostop_lab.services.slot import Endpoint, HealthResult, ServiceSlot
-from autostop_lab.services.threads import HookError, HookThread, ServiceLoop, call_in_thread, text_of
+from autostop_lab.services.threads import HookError, HookThread, call_in_thread, text_of
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from typing import Any
 
 from autostop_lab.exceptions import ServiceUnavailableError
 from autostop_lab.origin import Origin
+from autostop_lab.services.coroutines import ServiceLoop
 from autostop_lab.services.gate import CallGate, NoTurnError
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.runtime import Exit, LocalRuntime, details_of
 from autostop_lab.services.service import Service, attach, construct, hook, public_methods
 from autostop_lab.services.slot import EndpointClosedError, ServiceSlot
-from autostop_lab.services.threads import HookError, HookThread, ServiceLoop
+from autostop_lab.services.threads import HookError, HookThread
 
 #: How long threads get to end that were asked and are late, in seconds.
 LAST_MOMENT_S = 0.1

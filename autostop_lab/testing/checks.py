@@ -24,10 +24,10 @@ from autostop_lab.reaper.guard import THREAD_NAME as GUARD_THREAD_NAME
 from autostop_lab.reaper.processes import find_owned
 from autostop_lab.reaper.session import current_session
 from autostop_lab.services.command import Command
+from autostop_lab.services.coroutines import stack_of
 from autostop_lab.services.handle import ServiceHandle, run_in_background
 from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.services.runtime import describe_error
-from autostop_lab.services.threads import stack_of
 from autostop_lab.supervisor.loop import supervisor_loop
 from autostop_lab.supervisor.outcome import Outcome
 

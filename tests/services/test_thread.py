@@ -450,7 +450,7 @@ def test_an_async_stop_that_hangs_is_cancelled(make: MakeLife) -> None:
 def test_a_coroutine_that_cannot_be_cancelled_is_named_with_its_stack(
     make: MakeLife, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autostop_lab.services.threads.ServiceLoop.CLOSING_S", 0.1)
+    monkeypatch.setattr("autostop_lab.services.coroutines.ServiceLoop.CLOSING_S", 0.1)
     hung = async_hang("stop", stubborn=True)
     life = make(hung, policy=QUICK).start()
     assert not life.stop(0.05)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from autostop_lab.origin import Origin
+from autostop_lab.services.coroutines import ServiceLoop, stack_of
 from autostop_lab.services.handle import run_in_background
-from autostop_lab.services.threads import HookError, HookThread, ServiceLoop, call_in_thread, stack_of
+from autostop_lab.services.threads import HookError, HookThread, call_in_thread
 from autostop_lab.supervisor.loop import supervisor_loop
 from tests.services.lives import LONG_S, eventually
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol, Self
@@ -22,7 +22,9 @@ _waiting: ContextVar[Waiting | None] = ContextVar("autostop_lab_waiting", defaul
 class HasKey(Protocol):
     """A service, as others refer to it."""
 
-    key: str
+    @property
+    def key(self) -> str:
+        """What tells it from all others."""
 
 
 #: The service whose hook this thread is in. Orders given there are not waited for: they would wait for the hook.
@@ -119,18 +121,22 @@ def _token_of(call: list[Any]) -> str:
     return token
 
 
+class _Hook(NamedTuple):
+    key: str
+
+
 @contextmanager
-def within(calls: Sequence[str], left_s: float | None) -> Iterator[None]:
-    """Let a call that came from another process count as made within the calls that led to it.
+def within(what: Carried) -> Iterator[None]:
+    """Let a call that came from another process count as made where it was made.
 
     Parameters
     ----------
-    calls, left_s
+    what : Carried
         What it carried.
     """
     outer: list[Any] | None = None
     foreign = []
-    for token in calls:
+    for token in what.calls:
         if token in _travelled:  # it is one of ours, and knows by itself what led to it
             outer = _travelled[token]
             break
@@ -139,12 +145,14 @@ def within(calls: Sequence[str], left_s: float | None) -> Iterator[None]:
     for token in reversed(foreign):
         outer = [_ELSEWHERE, outer, token]
         stubs.append(outer)
+    waiting = Waiting(what.left_s) if what.left_s is not None else None
     inside_before = inside.set(outer)
-    waiting = Waiting(left_s) if left_s is not None else None
     waiting_before = _waiting.set(waiting)
+    hook_before = current_hook.set(_Hook(what.hook) if what.hook is not None else None)
     try:
         yield
     finally:
+        current_hook.reset(hook_before)
         _waiting.reset(waiting_before)
         inside.reset(inside_before)
         if waiting is not None:

@@ -16,7 +16,7 @@ from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import thread_name
 from autostop_lab.services.context import Waiting
 from autostop_lab.services.logs import LogLine
-from autostop_lab.services.slot import EndpointClosedError, HealthResult, Slot, slot_of
+from autostop_lab.services.slot import EndpointClosedError, HealthResult, Slot, map_over_lives, over_lives, slot_of
 
 #: What a handle has by itself; a service's public methods may not have these names.
 HANDLE_NAMES = ("name", "state", "host", "port", "ports", "start", "stop", "restart", "kill", "health", "logs", "call")
@@ -47,26 +47,19 @@ class ServiceMethod:
 
         A call that came just as the service went down waits for its next life, if there is one.
         """
-        may_repeat = True
-        while True:
-            try:
-                call = self._slot.calls[self._name]
-            except KeyError:
-                call = self._slot.bind(self._name)
-            try:
-                return call(*args, **kwargs)
-            except EndpointClosedError:
-                self._slot.note_closed(call, self._name)
-            except ServiceCrashedError as error:
-                is_own = error.service == self._slot.name and error.phase == "call"
-                if not (is_own and may_repeat and self._slot.retries_calls):
-                    raise
-                may_repeat = False
-                self._slot.note_closed(call, self._name)
+        try:
+            call = self._slot.calls[self._name]
+        except KeyError:
+            call = self._slot.bind(self._name)
+        try:
+            return call(*args, **kwargs)
+        except (EndpointClosedError, ServiceCrashedError) as error:
+            failed = (call, error)
+        return over_lives(self._slot, self._name, lambda call: call(*args, **kwargs), failed)
 
     def map(self, values: Iterable[Any], /) -> list[Any]:
         """Call the method with each of `values` in one round trip and return the results in order."""
-        return [self(value) for value in values]
+        return map_over_lives(self._slot, self._name, list(values))
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Begin a call in the background and return a future of its value."""

@@ -147,6 +147,10 @@ class LogRing:
         return forget
 
 
+#: Gets what services log, where the user has given it a handler or a level.
+SERVICE_LOGGER = "autostop_lab.service"
+
+
 class RingHandler(logging.Handler):
     """Writes log records of a service into its ring, and hands them on to the package's logger for services.
 
@@ -154,14 +158,14 @@ class RingHandler(logging.Handler):
     ----------
     ring : LogRing
         Where to.
-    upper : logging.Logger
-        Gets the records that its own level lets through.
+    upper : logging.Logger or None
+        Gets the records that its own level lets through; None is the package's.
     """
 
-    def __init__(self, ring: LogRing, upper: logging.Logger) -> None:
+    def __init__(self, ring: LogRing, upper: logging.Logger | None = None) -> None:
         super().__init__()
         self._ring = ring
-        self._upper = upper
+        self._upper = upper or logging.getLogger(SERVICE_LOGGER)
         self.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:

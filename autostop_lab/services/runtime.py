@@ -19,6 +19,7 @@ from autostop_lab.reaper.guard import current_guard
 from autostop_lab.services.context import current_hook
 from autostop_lab.services.coroutines import ServiceLoop
 from autostop_lab.services.handle import ServiceHandle
+from autostop_lab.services.logs import RingHandler
 from autostop_lab.services.service import ServiceContext, hook
 from autostop_lab.services.slot import Endpoint, HealthResult, ServiceSlot
 from autostop_lab.services.threads import HookError, HookThread, call_in_thread, text_of
@@ -115,6 +116,10 @@ class Runtime(ABC):
     @abstractmethod
     async def cleanup(self) -> None:
         """Call its ``cleanup()``, however it ended, and remove its folder."""
+
+    async def dismiss(self) -> None:
+        """End what has carried it, when it is cleaned or its cleanup is given up; within deadlines of its own."""
+        return
 
     @abstractmethod
     def release(self) -> None:
@@ -213,7 +218,7 @@ class LocalRuntime(Runtime):
         self.origin = origin
         self.guard = current_guard()
         self.instance = self.guard.session.new_instance(slot.name)
-        self.context = ServiceContext(slot.name, self.instance, slot.ring, find_service)
+        self.context = ServiceContext(slot.name, self.instance, RingHandler(slot.ring), find_service)
         self.coroutines = ServiceLoop(origin, f"event loop of service {slot.name}")
         self.service: Any = None
         self.needed = frozenset(slot.spec.policy.depends_on)

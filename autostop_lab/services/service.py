@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partialmethod, singledispatchmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autostop_lab.exceptions import UnknownServiceError
 from autostop_lab.reaper.guard import current_guard
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 HOOKS = ("start", "run", "stop", "cleanup", "health_check", "is_idle")
 
 
+class HasWorkdir(Protocol):
+    """One life of a service, as the owner of files."""
+
+    @property
+    def workdir(self) -> Path:
+        """Its private folder, made on first use."""
+
+
 class ServiceContext:
     """What the supervisor gives to one life of a service.
 
@@ -32,16 +40,20 @@ class ServiceContext:
     ----------
     name : str
         Name of the service.
-    instance : Instance
+    instance : HasWorkdir
         Owner of its folder.
-    ring : LogRing
-        Where its log lines go.
+    handler : logging.Handler
+        Takes what it logs.
     find_service : callable
         ``name -> ServiceHandle`` for the services that it depends on.
     """
 
     def __init__(
-        self, name: str, instance: Instance, ring: LogRing, find_service: Callable[[str], ServiceHandle]
+        self,
+        name: str,
+        instance: HasWorkdir,
+        handler: logging.Handler,
+        find_service: Callable[[str], ServiceHandle],
     ) -> None:
         self.name = name
         self.instance = instance
@@ -50,7 +62,7 @@ class ServiceContext:
         # Not registered with the logging module: it lives and dies with this life of the service.
         self.logger = logging.Logger(f"autostop_lab.service.{name}", logging.DEBUG)
         self.logger.propagate = False
-        self.logger.addHandler(RingHandler(ring, logging.getLogger("autostop_lab.service")))
+        self.logger.addHandler(handler)
 
 
 def _no_services(name: str) -> ServiceHandle:
@@ -62,7 +74,7 @@ def _detached_context(service: Service) -> ServiceContext:
     name = type(service).__name__
     instance = current_guard().session.new_instance(name)
     weakref.finalize(service, _remove_quietly, instance)  # when it is collected, at the latest at exit
-    return ServiceContext(name, instance, LogRing(), _no_services)
+    return ServiceContext(name, instance, RingHandler(LogRing()), _no_services)
 
 
 def _remove_quietly(instance: Instance) -> None:

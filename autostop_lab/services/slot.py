@@ -309,14 +309,14 @@ class ServiceSlot:
         """Whether it was stopped because nobody called it, so that the next call starts it again."""
         return self.reason == IDLE and self.state in (ServiceState.STOPPING, ServiceState.KILLING, ServiceState.STOPPED)
 
-    def died_with_call(self) -> ServiceError:
-        """Return the error of a call that was inside when the service ended."""
+    def died_with_call(self, how: str = "") -> ServiceError:
+        """Return the error of a call that was inside when the service ended; `how` is known before its reason."""
         if self.state in (ServiceState.STOPPING, ServiceState.KILLING, ServiceState.STOPPED):
             return self.unavailable()
         lines = self.ring.texts(SHOWN_LOG_LINES)
         said = "\nIts last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
         return ServiceCrashedError(
-            f"service {self.name!r} died while a call was inside: {self.reason}.{said}",
+            f"service {self.name!r} died while a call was inside: {how or self.reason}.{said}",
             service=self.name,
             phase="call",
             log_lines=lines,
@@ -356,6 +356,15 @@ class ServiceSlot:
             phase="call",
         )
 
+    def no_turn(self) -> ServiceUnavailableError:
+        """Return the error of a call that had no turn in time."""
+        return ServiceUnavailableError(
+            f"service {self.name!r}: the call had no turn within {self.spec.policy.call_timeout_s:g} s, since other "
+            "calls take theirs. Raise call_timeout_s, or max_concurrent_calls if the service is thread-safe.",
+            service=self.name,
+            phase="call",
+        )
+
     def no_method(self, method: str) -> AttributeError:
         """Return the error that says which methods there are."""
         unknown = self.spec.methods_are_open and self.endpoint is None
@@ -364,3 +373,62 @@ class ServiceSlot:
             f"service {self.name!r} has no public method {method!r} (it has: {offered}). "
             "Attributes of the service are not forwarded: define a method that returns what you need."
         )
+
+
+Failed = tuple[Callable[..., Any], EndpointClosedError | ServiceCrashedError]
+
+
+def over_lives(slot: Slot, method: str, use: Callable[[Callable[..., Any]], Any], failed: Failed | None = None) -> Any:
+    """Call a method through as many lives of its service as it takes.
+
+    A call that came just as the service went down waits for its next life, if there is one. One that was inside when
+    the service died is repeated once, where the policy says so.
+
+    Parameters
+    ----------
+    slot, method
+        What is called.
+    use : callable
+        Given what calls the method, calls it.
+    failed : tuple or None
+        What a first try has called, and what it ended with.
+
+    Returns
+    -------
+    object
+        What `use` returned.
+    """
+    may_repeat = slot.retries_calls
+    while True:
+        if failed is None:
+            call = slot.calls.get(method) or slot.bind(method)
+            try:
+                return use(call)
+            except (EndpointClosedError, ServiceCrashedError) as raised:
+                failed = (call, raised)
+        call, error = failed
+        failed = None
+        if isinstance(error, ServiceCrashedError):
+            is_own = error.service == slot.name and error.phase == "call"
+            if not (is_own and may_repeat):
+                raise error
+            may_repeat = False
+        slot.note_closed(call, method)
+
+
+def map_over_lives(slot: Slot, method: str, values: list[Any]) -> list[Any]:
+    """Call a method with each of `values`, in one round trip for each life that it takes."""
+    results: list[Any] = []
+
+    def use(call: Callable[..., Any]) -> None:
+        batch = getattr(call, "map", None)
+        if batch is None:
+            while len(results) < len(values):
+                results.append(call(values[len(results)]))
+            return
+        results.extend(batch(values[len(results) :]))
+        if len(results) < len(values):  # it went down on the way
+            raise EndpointClosedError
+
+    over_lives(slot, method, use)
+    return results

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import reprlib
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +16,13 @@ from autostop_lab.services.handle import HANDLE_NAMES, ServiceHandle, ServiceMet
 from autostop_lab.services.logs import SECRET_TEXT, mask
 from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.services.service import Service, public_methods
+from autostop_lab.services.travel import obstacle
 
 #: Runtimes of Python services, and the options that each takes.
-RUNTIME_OPTIONS: Mapping[str, frozenset[str]] = {"thread": frozenset()}
+RUNTIME_OPTIONS: Mapping[str, frozenset[str]] = {
+    "thread": frozenset(),
+    "process": frozenset({"env", "cwd", "memory_limit_mb"}),
+}
 #: A longer list among the arguments of a service is data, and is not searched for handles.
 LONGEST_LIST_OF_HANDLES = 100
 
@@ -87,7 +92,7 @@ class ServiceSpec:
     def secret_texts(self, environment: Mapping[str, str] = os.environ) -> list[str]:
         """Return what must not be shown, as texts: the secret arguments, and the secret part of an environment."""
         named = self._named_arguments()
-        env = named.get("env") if self.is_command else None
+        env = named.get("env") if self.is_command else self.options.get("env")
         sources = [named, environment, env if isinstance(env, Mapping) else {}]
         return [text for name in self.policy.secret for source in sources for text in _texts_of(source.get(name))]
 
@@ -172,6 +177,8 @@ def spec_of_class(
     if issubclass(service_class, Command):
         _check_command(name, service_class, args, kwargs)
     chosen = "command" if is_command else _checked_runtime(name, default_runtime if runtime is None else runtime)
+    if chosen == "process":
+        _check_travels(name, service_class, args, kwargs)
     return ServiceSpec(
         name=name,
         target=service_class,
@@ -218,6 +225,8 @@ def spec_of_factory(
         raise ConfigurationError(f"service {name!r}: the factory {factory!r} cannot be called.")
     _check_arguments(name, factory, (), {}, secret=policy.secret)
     chosen = _checked_runtime(name, default_runtime if runtime is None else runtime)
+    if chosen == "process":
+        _check_travels(name, factory, (), {})
     return ServiceSpec(
         name=name,
         target=factory,
@@ -245,7 +254,51 @@ def _checked_options(name: str, runtime: str, options: object) -> dict[str, Any]
             raise ConfigurationError(
                 f"service {name!r}: runtime {runtime!r} has no option {key!r} in runtime_options; {takes}."
             )
-    return dict(options or {})
+    chosen = dict(options or {})
+    _check_env(name, chosen.get("env", {}))
+    _check_cwd(name, chosen.get("cwd"))
+    if "memory_limit_mb" in chosen:
+        _check_memory_limit(name, chosen["memory_limit_mb"])
+    return chosen
+
+
+def _check_env(name: str, env: object) -> None:
+    items = env.items() if isinstance(env, Mapping) else [(None, None)]
+    if not all(isinstance(key, str) and isinstance(value, str) for key, value in items):
+        raise ConfigurationError(f"service {name!r}: env in runtime_options must map strings to strings.")
+    if not all(key and "=" not in key and "\0" not in key + value for key, value in items):
+        raise ConfigurationError(
+            f"service {name!r}: env in runtime_options has a name that is empty or holds a '=', or a null character."
+        )
+
+
+def _check_cwd(name: str, cwd: object) -> None:
+    if not (cwd is None or isinstance(cwd, str | os.PathLike)):
+        raise ConfigurationError(f"service {name!r}: cwd={cwd!r} in runtime_options is not a path.")
+
+
+def _check_memory_limit(name: str, limit_mb: object) -> None:
+    if isinstance(limit_mb, bool) or not isinstance(limit_mb, int | float) or not 0 < limit_mb < float("inf"):
+        raise ConfigurationError(
+            f"service {name!r}: memory_limit_mb={limit_mb!r} in runtime_options must be a number of MiB above 0."
+        )
+    if sys.platform != "linux":
+        raise ConfigurationError(
+            f"service {name!r}: memory_limit_mb in runtime_options needs Linux, since {sys.platform} does not hold a "
+            "process to such a limit. Leave it out here."
+        )
+
+
+def _check_travels(name: str, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse what cannot be sent to a process of its own."""
+    parts: list[tuple[str, object]] = [(getattr(target, "__qualname__", type(target).__name__), target)]
+    parts += [(f"argument {number}", value) for number, value in enumerate(args, 1)]
+    parts += [(f"argument {key!r}", value) for key, value in kwargs.items()]
+    if found := obstacle(parts):
+        raise ConfigurationError(
+            f"service {name!r}: {found}. Make it in the service itself, in __init__() or start(), or use "
+            "runtime='thread'."
+        )
 
 
 def _check_arguments(

@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError
+from collections.abc import Callable
 from typing import Any
 
-from autostop_lab.exceptions import ServiceUnavailableError
 from autostop_lab.origin import Origin
 from autostop_lab.services.coroutines import ServiceLoop
 from autostop_lab.services.gate import CallGate, NoTurnError
 from autostop_lab.services.handle import ServiceHandle
+from autostop_lab.services.objects import ObjectCalls, make_object
 from autostop_lab.services.runtime import Exit, LocalRuntime, details_of
-from autostop_lab.services.service import Service, attach, construct, hook, public_methods
+from autostop_lab.services.service import hook
 from autostop_lab.services.slot import EndpointClosedError, ServiceSlot
 from autostop_lab.services.threads import HookError, HookThread
 
@@ -27,54 +26,29 @@ from autostop_lab.services.threads import HookError, HookThread
 LAST_MOMENT_S = 0.1
 
 
-class ObjectEndpoint:
-    """Calls the methods of an object in this process, within its limit of concurrent calls."""
+class ObjectEndpoint(ObjectCalls):
+    """Calls the methods of an object in this process."""
 
     def __init__(self, service: object, slot: ServiceSlot, gate: CallGate, coroutines: ServiceLoop) -> None:
+        super().__init__(service, gate, coroutines, notes_use=slot.spec.policy.idle_timeout_s is not None)
         self.host: str | None = None
         self.port: int | None = None
         self.ports: dict[str, int] = {}
-        self._service = service
         self._slot = slot
-        self._gate = gate
-        self._coroutines = coroutines
-        self._methods = public_methods(type(service), Service if isinstance(service, Service) else None)
 
-    def methods(self) -> Iterable[str]:
-        """Return the names of its public methods."""
-        return self._methods
+    def no_method(self, method: str) -> Exception:
+        """Return the error that says which methods there are."""
+        return self._slot.no_method(method)
 
-    def bind(self, method: str) -> Callable[..., Any]:
-        """Return the function that calls `method`, waiting for its turn."""
-        if method not in self._methods and not self._answers_to(method):
-            raise self._slot.no_method(method)
-        call = self._gate.guard(getattr(self._service, method), finish=self._finish, refuse=self._refusal)
-        return call if self._slot.spec.policy.idle_timeout_s is None else self._gate.noting_use(call)
-
-    def _answers_to(self, method: str) -> bool:
-        """Return whether the object itself has a method that its class does not have, as a proxy does."""
-        own = inspect.getattr_static(self._service, method, None)
-        return not isinstance(own, property) and callable(getattr(self._service, method, None))
-
-    def _finish(self, coroutine: Any) -> Any:
-        try:
-            return self._coroutines.finish(coroutine)
-        except CancelledError:
-            if self._gate.is_closed:
-                raise self._slot.died_with_call() from None
-            raise
-
-    def _refusal(self, reason: NoTurnError) -> Exception:
+    def refusal(self, reason: NoTurnError) -> Exception:
+        """Return the error of a call that may not go in."""
         if reason.is_closed:
             return EndpointClosedError()
-        if reason.is_given_up:
-            return self._slot.too_late()
-        return ServiceUnavailableError(
-            f"service {self._slot.name!r}: the call had no turn within {self._gate.timeout_s:g} s, since other calls "
-            "take theirs. Raise call_timeout_s, or max_concurrent_calls if the service is thread-safe.",
-            service=self._slot.name,
-            phase="call",
-        )
+        return self._slot.too_late() if reason.is_given_up else self._slot.no_turn()
+
+    def ended(self) -> Exception:
+        """Return the error of a call that was inside when the service ended."""
+        return self._slot.died_with_call()
 
 
 class ThreadRuntime(LocalRuntime):
@@ -129,11 +103,7 @@ class ThreadRuntime(LocalRuntime):
 
     def _begin(self) -> None:
         spec = self.slot.spec
-        made = construct(spec.target, spec.args, spec.kwargs, self.context)
-        made = attach(self.coroutines.finish(made), self.context)  # a factory may be a coroutine function
-        if made is None:
-            raise TypeError(f"{spec.kind}() returned None in place of the service")
-        self.service = made
+        self.service = make_object(spec.target, spec.args, spec.kwargs, self.context, self.coroutines)
         self.phase = "start"
         self.call_hook("start")
 

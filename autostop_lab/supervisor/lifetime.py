@@ -116,6 +116,10 @@ class Lifetime:
     async def _clean(self, runtime: Runtime, *, is_gone: bool) -> None:
         self.record.cleanup_began_s = self._loop.time()
         await self._within(runtime.cleanup(), self._policy.cleanup_timeout_s, "cleanup")
+        try:
+            await runtime.dismiss()
+        except OSError as error:  # its folder cannot be removed
+            self.record.errors.append(("cleanup", error))
         not_proved = f"it was not proved gone within {self._policy.kill_timeout_s:g} s after the kill"
         self.record.survivor = runtime.survivor() or ("" if is_gone else not_proved)
         self.record.was_forced = self.record.was_forced or runtime.was_forced

@@ -15,6 +15,7 @@ from autostop_lab.exceptions import ServiceStartError, UnknownServiceError
 from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import Origin
 from autostop_lab.services.handle import ServiceHandle
+from autostop_lab.services.process import ProcessRuntime
 from autostop_lab.services.program import ProgramRuntime
 from autostop_lab.services.runtime import Exit, Runtime
 from autostop_lab.services.slot import ServiceSlot
@@ -37,7 +38,7 @@ from autostop_lab.supervisor.unit import ANSWERING, Token, Unit
 FAILURE_WINDOW_S = 0.5
 
 MakeRuntime = Callable[[ServiceSlot, Origin, Callable[[str], ServiceHandle]], Runtime]
-RUNTIMES: Mapping[str, MakeRuntime] = {"thread": ThreadRuntime, "command": ProgramRuntime}
+RUNTIMES: Mapping[str, MakeRuntime] = {"thread": ThreadRuntime, "process": ProcessRuntime, "command": ProgramRuntime}
 
 
 _supervisors: WeakSet[Supervisor] = WeakSet()

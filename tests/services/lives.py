@@ -18,12 +18,11 @@ from autostop_lab.origin import Origin
 from autostop_lab.services.command import Command
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.policies import ServicePolicy
-from autostop_lab.services.program import ProgramRuntime
 from autostop_lab.services.runtime import Exit
 from autostop_lab.services.slot import HealthResult, ServiceSlot
 from autostop_lab.services.spec import ServiceSpec, spec_of_class, spec_of_factory
-from autostop_lab.services.thread import ThreadRuntime
 from autostop_lab.supervisor.loop import supervisor_loop
+from autostop_lab.supervisor.supervisor import RUNTIMES
 
 #: For what has to happen at last; nothing waits that long in a test that passes.
 LONG_S = 30.0
@@ -74,23 +73,31 @@ class NoOrders:
         raise NotImplementedError
 
 
-def spec_of(name: str, target: Any, *args: Any, policy: ServicePolicy | None = None, **kwargs: Any) -> ServiceSpec:
+def spec_of(
+    name: str,
+    target: Any,
+    *args: Any,
+    policy: ServicePolicy | None = None,
+    runtime: str = "thread",
+    options: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> ServiceSpec:
     policy = policy or ServicePolicy()
     if not isinstance(target, type):
-        return spec_of_factory(name, target, runtime=None, default_runtime="thread", options=None, policy=policy)
+        return spec_of_factory(name, target, runtime=None, default_runtime=runtime, options=options, policy=policy)
     return spec_of_class(
-        name, target, args, kwargs, runtime=None, default_runtime="thread", options=None, policy=policy
+        name, target, args, kwargs, runtime=None, default_runtime=runtime, options=options, policy=policy
     )
 
 
 class Life:
     """One life of a service; `start` may be called again after `clean`, for the next one."""
 
-    def __init__(self, name: str, target: Any, *args: Any, policy: ServicePolicy | None = None, **kwargs: Any) -> None:
+    def __init__(self, name: str, target: Any, *args: Any, **kwargs: Any) -> None:
         # The weakest, and the same on every machine; test_containment.py is about the others.
         if isinstance(target, type) and issubclass(target, Command) and target.__init__ is Command.__init__:
             kwargs.setdefault("contain", "signs")
-        self.slot = ServiceSlot(spec_of(name, target, *args, policy=policy, **kwargs), NoOrders())
+        self.slot = ServiceSlot(spec_of(name, target, *args, **kwargs), NoOrders())
         self.handle = ServiceHandle(self.slot)
         self.needed: dict[str, ServiceHandle] = {}
         self.runtime: Any = None
@@ -109,8 +116,7 @@ class Life:
         return self
 
     async def _start(self, timeout_s: float) -> None:
-        kind: type[Any] = ProgramRuntime if self.slot.spec.is_command else ThreadRuntime
-        self.runtime = kind(self.slot, Origin(), self._find)
+        self.runtime = RUNTIMES[self.slot.spec.runtime](self.slot, Origin(), self._find)
         self.slot.publish(ServiceState.STARTING, "", None)
         await asyncio.wait_for(self.runtime.launch(), timeout_s)
         self.slot.publish(ServiceState.RUNNING, "", self.runtime.endpoint)
@@ -146,6 +152,7 @@ class Life:
         try:
             await asyncio.wait_for(runtime.cleanup(), timeout_s)
         finally:
+            await runtime.dismiss()
             runtime.release()
 
     def exit(self) -> Exit:

@@ -13,7 +13,7 @@ import pytest
 
 from autostop_lab.exceptions import UnknownServiceError
 from autostop_lab.reaper.session import current_session
-from autostop_lab.services.logs import LogRing
+from autostop_lab.services.logs import LogRing, RingHandler
 from autostop_lab.services.service import Service, ServiceCalls, ServiceContext, construct, hook, public_methods
 
 
@@ -22,7 +22,7 @@ def context() -> ServiceContext:
     def find(name: str) -> Any:
         return SimpleNamespace(name=name, call=lambda *args, **kwargs: (name, args, kwargs))
 
-    return ServiceContext("it", current_session().new_instance("it"), LogRing(), find)
+    return ServiceContext("it", current_session().new_instance("it"), RingHandler(LogRing()), find)
 
 
 # -- what is there before __init__ -------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_what_a_factory_makes_is_attached_if_it_is_a_service(context: ServiceCon
 
 def test_what_it_logs_is_shown_as_its_own(context: ServiceContext) -> None:
     ring = LogRing()
-    context = ServiceContext("it", context.instance, ring, context.find_service)
+    context = ServiceContext("it", context.instance, RingHandler(ring), context.find_service)
     construct(Service, (), {}, context).logger.info("hello %d", 3)
 
     assert ring.texts() == ("INFO hello 3",)

@@ -1,0 +1,277 @@
+"""Runtime ``process``: a Python object in a child process of ours.
+
+It lives in a host, which can be killed; so whatever hangs in it, all of it is gone in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from os import environ, fspath
+from typing import Any
+
+from autostop_lab.exceptions import ServiceStartError, ServiceStopError
+from autostop_lab.origin import Origin
+from autostop_lab.reaper.session import current_session
+from autostop_lab.services import hosted
+from autostop_lab.services.child import LaunchError
+from autostop_lab.services.handle import ServiceHandle
+from autostop_lab.services.hosting import HostGoneError, HostProcess
+from autostop_lab.services.logs import SERVICE_LOGGER, SHOWN_LOG_LINES
+from autostop_lab.services.pool import HostedEndpoint
+from autostop_lab.services.program import HIDDEN_VARIABLES
+from autostop_lab.services.runtime import Exit, Runtime, UnhealthyError, details_of
+from autostop_lab.services.slot import ServiceSlot
+from autostop_lab.services.threads import call_in_thread
+from autostop_lab.services.travel import unpack_error
+
+#: How long a host may take to answer before it counts as stuck when it is to be killed, in seconds.
+ANSWER_S = 1.0
+
+
+class ProcessRuntime(Runtime):
+    """One life of a Python object in a child process.
+
+    Parameters
+    ----------
+    slot : ServiceSlot
+        Whose life it is.
+    origin : Origin
+        Under whose cell its threads run.
+    find_service : callable
+        ``name -> ServiceHandle`` for what it depends on.
+    """
+
+    def __init__(self, slot: ServiceSlot, origin: Origin, find_service: Callable[[str], ServiceHandle]) -> None:
+        super().__init__(slot)
+        self.origin = origin
+        self.instance = current_session().new_instance(slot.name)
+        self.host = HostProcess(f"service {slot.name!r}", self.instance, slot.ring, origin, self._hear)
+        self._loop = asyncio.get_running_loop()
+        self._find_service = find_service
+        self._begun: hosted.Begun | None = None
+        self._first_line = slot.ring.mark
+        self._has_begun_object = False
+        self._is_forced = False
+        self._upper = logging.getLogger(SERVICE_LOGGER)
+
+    # -- start ---------------------------------------------------------------------------------------------
+
+    async def launch(self) -> None:
+        """Launch the host, make the object in it and call its ``start()``; begin its ``run()`` if it has one."""
+        spec = self.slot.spec
+        options, environment = spec.options, self._environment()
+        self.slot.ring.hide(spec.secret_texts(environment))
+        cwd = fspath(options["cwd"]) if options.get("cwd") is not None else None
+        try:
+            await self.host.launch(environment=environment, cwd=cwd, memory_limit_mb=options.get("memory_limit_mb"))
+            self.host.exited.add_done_callback(self._note_host_exit)
+            self.phase = "construct"
+            self._has_begun_object = True
+            self._begun = await self.host.ask(partial(hosted.begin, recipe=self._recipe()))
+        except LaunchError as error:
+            raise self._start_error(str(error)) from error.__cause__
+        except HostGoneError as error:
+            raise self._start_error(f"its process ended with {error} before it was ready") from None
+        self.endpoint = HostedEndpoint(
+            self.slot, self.host.connect, self._begun.methods, self.host.is_over, lambda: str(self.host.exited.result())
+        )
+
+    def _environment(self) -> dict[str, str]:
+        inherited = {name: value for name, value in environ.items() if name not in HIDDEN_VARIABLES}
+        return {**inherited, **self.slot.spec.options.get("env", {}), **self.instance.environment}
+
+    def _recipe(self) -> hosted.Recipe:
+        spec, policy = self.slot.spec, self.slot.spec.policy
+        return hosted.Recipe(
+            name=spec.name,
+            key=self.slot.key,
+            folder=self.instance.folder,
+            target=spec.target,
+            args=spec.args,
+            kwargs=spec.kwargs,
+            limit=policy.max_concurrent_calls,
+            call_timeout_s=policy.call_timeout_s,
+            stop_timeout_s=policy.stop_timeout_s,
+            cleanup_timeout_s=policy.cleanup_timeout_s,
+            is_scheduled=policy.cron is not None,
+            notes_use=policy.idle_timeout_s is not None,
+            finder=pickle.dumps(None),
+        )
+
+    def _start_error(self, problem: str) -> ServiceStartError:
+        lines = self.slot.ring.texts(SHOWN_LOG_LINES, since=self._first_line)
+        pid = f" (pid {self.pid})" if self.pid is not None else ""
+        said = "\nIts last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
+        return ServiceStartError(
+            self.slot.ring.mask(f"service {self.slot.name!r}{pid} did not start: {problem}.{said}"),
+            service=self.slot.name,
+            phase=self.phase,
+            exit_code=self.exit_code,
+            log_lines=lines,
+        )
+
+    # -- what it tells by itself ---------------------------------------------------------------------------
+
+    def _hear(self, what: str, *values: Any) -> None:
+        """Take up what the host tells; called in a thread that reads it."""
+        if what == "log":
+            self._take_log(*values)
+        elif what == "phase":
+            (self.phase,) = values
+        elif what == "ended":
+            (packed,) = values
+            error = unpack_error(packed, self.slot.name) if packed is not None else None
+            self._loop.call_soon_threadsafe(self.note_exit, Exit(error=error))
+
+    def _take_log(self, level: int, message: str, more: str) -> None:
+        ring = self.slot.ring
+        ring.write(f"{logging.getLevelName(level)} {message}{more}")
+        if self._upper.isEnabledFor(level) and self._upper.hasHandlers():
+            name = f"{SERVICE_LOGGER}.{self.slot.name}"
+            self._upper.handle(logging.LogRecord(name, level, "", 0, ring.mask(message + more), None, None))
+
+    def _note_host_exit(self, exited: asyncio.Future[Exit]) -> None:
+        if isinstance(self.endpoint, HostedEndpoint):
+            self.endpoint.pool.cut()
+        self.note_exit(exited.result())
+
+    # -- end -----------------------------------------------------------------------------------------------
+
+    async def _ask(self, what: str, *args: Any) -> Any:
+        return await self.host.ask(partial(hosted.ask, what=what, args=args))
+
+    async def run_once(self) -> None:
+        """Call ``run()`` in a thread of its own."""
+        try:
+            await self._ask("run_once")
+        except HostGoneError as error:
+            raise self._start_error(f"its process ended with {error} during its run") from None
+
+    async def idle_for_s(self) -> float:
+        """Return for how long no call has been inside; 0 while one is, or while its ``is_idle()`` says no."""
+        idle_s: float = await self._ask("idle_for_s")
+        return idle_s
+
+    async def stop(self) -> None:
+        """Refuse new calls, let those inside finish within half of the grace period, call ``stop()``."""
+        self.phase = "stop"
+        if not self._is_reachable:
+            return
+        try:
+            await self._ask("stop")
+        except HostGoneError as error:
+            raise self._stop_error(f"its process ended with {error} while it was stopped") from None
+
+    @property
+    def _is_reachable(self) -> bool:
+        """Whether something lives in the host that can be asked to end."""
+        return self._has_begun_object and not self.host.exited.done()
+
+    def _stop_error(self, problem: str) -> ServiceStopError:
+        return ServiceStopError(
+            self.slot.ring.mask(f"service {self.slot.name!r}: {problem}"),
+            service=self.slot.name,
+            phase=self.phase,
+            exit_code=self.exit_code,
+            log_lines=self.slot.ring.texts(SHOWN_LOG_LINES, since=self._first_line),
+        )
+
+    async def kill(self) -> None:
+        """Let it come to its ``cleanup()`` if it still answers, after which it is killed; else kill it now."""
+        self._is_forced = self._is_forced or self._begun is not None or self.phase == "stop"
+        patience_s = min(ANSWER_S, self.slot.spec.policy.kill_timeout_s / 2)
+        try:
+            if self._is_reachable:
+                await asyncio.wait_for(self._ask("cancel"), patience_s)
+                return
+        except HostGoneError:
+            pass
+        except TimeoutError:
+            self._is_forced = True
+        await self.host.end(is_polite=False, timeout_s=patience_s)
+
+    async def settle(self) -> None:
+        """Refuse further calls; what a process that has ended left behind is ended, politely first."""
+        if self.host.exited.done():
+            await self.host.end(is_polite=True, timeout_s=self.slot.spec.policy.stop_timeout_s)
+        elif self._is_reachable:
+            with suppress(HostGoneError):
+                await self._ask("refuse_calls")
+
+    async def cleanup(self) -> None:
+        """Call its ``cleanup()``, however it ended."""
+        self.phase = "cleanup"
+        if not self._has_begun_object:
+            return
+        try:
+            if not self._is_reachable:
+                raise HostGoneError(str(self.host.exited.result()))
+            await self._ask("clean")
+        except HostGoneError as error:
+            if self._begun is None or self._begun.has_cleanup:
+                raise self._stop_error(f"its process ended with {error}, so its cleanup() could not run") from None
+
+    async def dismiss(self) -> None:
+        """End the host and its whole tree, and remove its folder."""
+        await self.host.end(is_polite=not self._is_forced, timeout_s=self.slot.spec.policy.kill_timeout_s)
+        if self.instance.has_folder:
+            await call_in_thread(
+                self.instance.remove, origin=self.origin, name=f"folder of service {self.slot.name}"
+            )
+
+    def release(self) -> None:
+        """Let go of the process, its connections and its folder."""
+        if isinstance(self.endpoint, HostedEndpoint):
+            self.endpoint.pool.close()
+        self.endpoint = None
+        self.host.release()
+        self.instance.remove()
+        self.note_exit(Exit())
+
+    # -- looks ---------------------------------------------------------------------------------------------
+
+    @property
+    def has_health_check(self) -> bool:
+        """Whether it has a ``health_check()``."""
+        return self._begun is not None and self._begun.has_health_check
+
+    async def examine(self) -> dict[str, Any]:
+        """Look at its process, and at its ``health_check()`` if it has one."""
+        details: dict[str, Any] = {"pid": self.pid}
+        try:
+            if self.host.exited.done():
+                raise HostGoneError(str(self.host.exited.result()))
+            if self.has_health_check:
+                details.update(details_of(await self._ask("check_health", self.slot.spec.policy.look_timeout_s)))
+        except HostGoneError as error:
+            raise UnhealthyError(f"its process ended with {error}") from None
+        return details
+
+    def waiting_for(self) -> str:
+        """Return in words what `launch` waits for now."""
+        return "its process did not come up" if self.phase == "launch" else super().waiting_for()
+
+    def survivor(self) -> str:
+        """Return the pids that are still there; "" if none is."""
+        left = self.host.left
+        return f"still there: pid {', '.join(map(str, left))}" if left else ""
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit status of its process; None while it runs."""
+        return self.host.exited.result().code if self.host.exited.done() else None
+
+    @property
+    def was_forced(self) -> bool:
+        """Whether anything of it had to be killed."""
+        return self._is_forced or self.host.was_killed or self.host.killed_others
+
+    @property
+    def pid(self) -> int | None:
+        """Pid of its process; None before it was launched."""
+        return self.host.pid

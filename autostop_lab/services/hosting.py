@@ -96,6 +96,11 @@ class HostProcess:
         return call_in_thread(function, origin=self._origin, name=f"{purpose} of {self.name}")
 
     @property
+    def containment(self) -> str:
+        """How the process is contained; "" before it was launched."""
+        return self._child.containment if self._child is not None else ""
+
+    @property
     def pid(self) -> int | None:
         """Pid of the process; None before it was launched."""
         return self._child.pid if self._child is not None else None
@@ -103,9 +108,23 @@ class HostProcess:
     # -- start ---------------------------------------------------------------------------------------------
 
     async def launch(
-        self, *, environment: Mapping[str, str], cwd: str | None, memory_limit_mb: float | None
+        self,
+        *,
+        environment: Mapping[str, str],
+        cwd: str | None,
+        memory_limit_mb: float | None,
+        on_launch: Callable[[Child], None],
     ) -> None:
         """Launch the process and return when it takes orders.
+
+        Parameters
+        ----------
+        environment, cwd
+            Its environment and working directory; None is ours.
+        memory_limit_mb : float or None
+            How much memory it may take beyond what it needs itself, in MiB.
+        on_launch : callable
+            Called in a thread when it is launched, while it comes up; what that raises fails the launch.
 
         Raises
         ------
@@ -119,6 +138,9 @@ class HostProcess:
         self._launching = self._in_thread(lambda: self._popen(environment, cwd), "launch")
         await asyncio.shield(self._launching)
         self._adopt()
+        assert self._child is not None
+        child = self._child
+        registering = self._in_thread(lambda: on_launch(child), "registration")
         watched: set[asyncio.Future[Any]] = {self._arrived, self.exited}
         await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         if not self._arrived.done():
@@ -138,6 +160,7 @@ class HostProcess:
                 control.send(b"boot", pickle.dumps(boot))
 
         await self._in_thread(send_boot, "boot")
+        await asyncio.shield(registering)
         self._origin.start_thread(lambda: self._read(control), name=f"control of {self.name}")
 
     def _popen(self, environment: Mapping[str, str], cwd: str | None) -> None:
@@ -153,7 +176,7 @@ class HostProcess:
         """Take up, on the event loop, a process that was launched in a thread."""
         child = self._child
         if child is not None and self._tree is None:
-            self._tree = tree = Tree(self._instance.id, child.leader)
+            self._tree = tree = Tree(self._instance.id, child.leader, process_group=child.pid)
 
             def note_exit(end: Exit) -> None:
                 tree.is_pinned = child.is_pinned

@@ -16,11 +16,12 @@ from typing import Any
 
 from autostop_lab.exceptions import ServiceStartError, ServiceStopError
 from autostop_lab.origin import Origin
-from autostop_lab.reaper.session import current_session
+from autostop_lab.reaper.guard import GuardError, current_guard
+from autostop_lab.reaper.lease import Lease
 from autostop_lab.services import hosted
-from autostop_lab.services.child import LaunchError
+from autostop_lab.services.child import Child, LaunchError
 from autostop_lab.services.handle import ServiceHandle
-from autostop_lab.services.hosting import HostGoneError, HostProcess
+from autostop_lab.services.hosting import EXIT_S, HostGoneError, HostProcess
 from autostop_lab.services.logs import SERVICE_LOGGER, SHOWN_LOG_LINES
 from autostop_lab.services.pool import HostedEndpoint
 from autostop_lab.services.program import HIDDEN_VARIABLES
@@ -49,7 +50,9 @@ class ProcessRuntime(Runtime):
     def __init__(self, slot: ServiceSlot, origin: Origin, find_service: Callable[[str], ServiceHandle]) -> None:
         super().__init__(slot)
         self.origin = origin
-        self.instance = current_session().new_instance(slot.name)
+        self.guard = current_guard()
+        self.instance = self.guard.session.new_instance(slot.name)
+        self.needed = frozenset(slot.spec.policy.depends_on)
         self.host = HostProcess(f"service {slot.name!r}", self.instance, slot.ring, origin, self._hear)
         self._loop = asyncio.get_running_loop()
         self._find_service = find_service
@@ -67,19 +70,46 @@ class ProcessRuntime(Runtime):
         options, environment = spec.options, self._environment()
         self.slot.ring.hide(spec.secret_texts(environment))
         cwd = fspath(options["cwd"]) if options.get("cwd") is not None else None
+        with suppress(GuardError):  # the registration says it
+            self.guard.begin()  # it takes a while, as the host does
         try:
-            await self.host.launch(environment=environment, cwd=cwd, memory_limit_mb=options.get("memory_limit_mb"))
+            await self.host.launch(
+                environment=environment,
+                cwd=cwd,
+                memory_limit_mb=options.get("memory_limit_mb"),
+                on_launch=self._register,
+            )
             self.host.exited.add_done_callback(self._note_host_exit)
             self.phase = "construct"
             self._has_begun_object = True
             self._begun = await self.host.ask(partial(hosted.begin, recipe=self._recipe()))
         except LaunchError as error:
             raise self._start_error(str(error)) from error.__cause__
+        except GuardError as error:
+            raise self._start_error(f"nobody would end it if this process died: {error}") from error
         except HostGoneError as error:
             raise self._start_error(f"its process ended with {error} before it was ready") from None
         self.endpoint = HostedEndpoint(
             self.slot, self.host.connect, self._begun.methods, self.host.is_over, lambda: str(self.host.exited.result())
         )
+
+    def _register(self, child: Child) -> None:
+        """Have the reaper know the host, which then stops and cleans by itself."""
+        policy = self.slot.spec.policy
+        leader = child.leader if child.is_pinned else None
+        lease = Lease(
+            instance_id=self.instance.id,
+            name=self.slot.name,
+            kind="process",
+            pid=leader.pid if leader is not None else None,
+            started=leader.started if leader is not None else "",
+            stop_grace_s=policy.stop_timeout_s + policy.cleanup_timeout_s + EXIT_S,
+            kill_timeout_s=policy.kill_timeout_s,
+            depends_on=tuple(sorted(self.needed)),
+            scope=f"{id(self.slot.orders):x}",
+            folder=str(self.instance.folder),
+        )
+        self.guard.register(lease, child.output)
 
     def _environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in environ.items() if name not in HIDDEN_VARIABLES}
@@ -220,9 +250,8 @@ class ProcessRuntime(Runtime):
         """End the host and its whole tree, and remove its folder."""
         await self.host.end(is_polite=not self._is_forced, timeout_s=self.slot.spec.policy.kill_timeout_s)
         if self.instance.has_folder:
-            await call_in_thread(
-                self.instance.remove, origin=self.origin, name=f"folder of service {self.slot.name}"
-            )
+            name = f"folder of service {self.slot.name}"
+            await call_in_thread(self.instance.remove, origin=self.origin, name=name, or_here=True)
 
     def release(self) -> None:
         """Let go of the process, its connections and its folder."""
@@ -230,6 +259,8 @@ class ProcessRuntime(Runtime):
             self.endpoint.pool.close()
         self.endpoint = None
         self.host.release()
+        if not self.host.left:  # else the reaper tries again when this process has ended
+            self.guard.release(self.instance.id)
         self.instance.remove()
         self.note_exit(Exit())
 
@@ -265,6 +296,11 @@ class ProcessRuntime(Runtime):
     def exit_code(self) -> int | None:
         """Exit status of its process; None while it runs."""
         return self.host.exited.result().code if self.host.exited.done() else None
+
+    @property
+    def contain(self) -> str:
+        """How its process is contained; "" before it was launched."""
+        return self.host.containment
 
     @property
     def was_forced(self) -> bool:

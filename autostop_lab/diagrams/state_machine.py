@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import pairwise
 
-from autostop_lab.diagrams.routing import LABEL_LINE, LABEL_SIZE, Box, Drawing, Way, drawing_of
-from autostop_lab.diagrams.styles import EDGE, FRAME, LINE, MUTED, PANEL, STATE_STYLES, TEXT
-from autostop_lab.diagrams.text import FONT, escape, fit
+from autostop_lab.diagrams.routing import LABEL_LINE, LABEL_SIZE, Box, Way, drawing_of
+from autostop_lab.diagrams.routing import Drawing as Plan
+from autostop_lab.diagrams.shapes import Drawing, line, sheet
+from autostop_lab.diagrams.styles import LIGHT, STATE_STYLES, Theme
+from autostop_lab.diagrams.text import escape, fit
 from autostop_lab.lifecycle import Table
 from autostop_lab.lifecycle.tables import State, Trigger
 
@@ -23,6 +26,8 @@ def state_machine_svg(
     current: State | None = None,
     visited: Iterable[State] = (),
     title: str = "Lifecycle",
+    theme: Theme = LIGHT,
+    is_bare: bool = False,
 ) -> str:
     """Draw the states and moves of a service or a job.
 
@@ -36,6 +41,10 @@ def state_machine_svg(
         States that it has been in, in their order; they are marked, and the moves between them bold.
     title : str
         What stands above the picture, for instance the service's name.
+    theme : Theme
+        Colours of the page that it stands on.
+    is_bare : bool
+        Whether title and legend are left out, since they stand beside it.
 
     Returns
     -------
@@ -51,48 +60,66 @@ def state_machine_svg(
     past = [str(state) for state in visited]
     now = None if current is None else str(current)
     walk = past if now is None or past[-1:] == [now] else [*past, now]
-    moves = set(pairwise(walk))
-    w, h = drawing.width, drawing.height + _TITLE_HEIGHT + _LEGEND_HEIGHT
-    shown = fit(title, 15, w - 40, bold=True)
+    moves = frozenset(pairwise(walk))
+    shown = fit(title, 15, drawing.width - 40, bold=True)
     words = f"{len(table.states)} states." + (f" It is {now} now." if now else "")
     if past:
         words += f" It has been: {', '.join(past)}."
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" viewBox="0 0 {w} {h}" '
-        f'role="img" aria-label="{escape(shown)}: {escape(words)}" font-family="{FONT}">',
-        f"<title>{escape(title)}</title><desc>{escape(words)}</desc>",
-        f'<rect x="0.5" y="0.5" width="{w - 1}" height="{h - 1}" rx="10" fill="{PANEL}" stroke="{EDGE}"/>',
-        f'<text x="20" y="28" font-size="15" font-weight="700" fill="{TEXT}">{escape(shown)}</text>',
-        f'<g transform="translate(0 {_TITLE_HEIGHT})">',
-        *map(_frame, drawing.frames),
-    ]
+    body = _body(table, now, frozenset(walk), moves, theme)
+    name = f"{shown}: {words}"
+    if is_bare:
+        return sheet(
+            Drawing(drawing.height, body), theme=theme, title=title, desc=words, width_px=drawing.width, label=name
+        )
+    head = line(shown, 20, 28, size=15, bold=True)
+    return sheet(
+        Drawing(_TITLE_HEIGHT, head),
+        Drawing(drawing.height, body),
+        Drawing(_LEGEND_HEIGHT, _legend(drawing, _LEGEND_HEIGHT - 12, theme)),
+        theme=theme,
+        title=title,
+        desc=words,
+        width_px=drawing.width,
+        label=name,
+    )
+
+
+@lru_cache(maxsize=64)
+def _body(
+    table: Table[State, Trigger],
+    now: str | None,
+    walk: frozenset[str],
+    moves: frozenset[tuple[str, str]],
+    theme: Theme,
+) -> str:
+    """Draw everything but title and legend."""
+    drawing = drawing_of(table)
+    parts = [_frame(box, theme) for box in drawing.frames]
     taken = [any((source, way.arrow.target) in moves for source in way.arrow.sources) for way in drawing.ways]
     order = sorted(range(len(taken)), key=taken.__getitem__)  # what was taken lies above the rest
-    parts += [_line(drawing.ways[i], taken[i]) for i in order]
-    parts += [_words(drawing.ways[i], taken[i]) for i in order]
-    parts.append(_initial(drawing.initial))
+    parts += [_line(drawing.ways[i], taken[i], theme) for i in order]
+    parts += [_words(drawing.ways[i], taken[i], theme) for i in order]
+    parts.append(_initial(drawing.initial, theme))
     live = table.live
     for state in table.states:
         final = state in table.final
         look = "now" if state == now else "past" if state in walk else "other"
-        parts.append(_state(str(state), drawing.states[state], look=look, live=state in live, final=final))
-    parts.append("</g>")
-    parts.append(_legend(drawing, h - 12))
-    parts.append("</svg>")
+        box = drawing.states[state]
+        parts.append(_state(str(state), box, look=look, live=state in live, final=final, theme=theme))
     return "".join(parts)
 
 
-def _frame(box: Box) -> str:
+def _frame(box: Box, theme: Theme) -> str:
     """Draw the frame around states that share moves."""
     return (
         f'<rect x="{box.left:g}" y="{box.top:g}" width="{box.right - box.left:g}" '
-        f'height="{box.bottom - box.top:g}" rx="14" fill="{FRAME}" fill-opacity="0.7" stroke="{EDGE}"/>'
+        f'height="{box.bottom - box.top:g}" rx="14" fill="{theme.frame}" fill-opacity="0.6" stroke="{theme.edge}"/>'
     )
 
 
-def _line(way: Way, taken: bool) -> str:
+def _line(way: Way, taken: bool, theme: Theme) -> str:
     """Draw the line of an arrow, its corners rounded, and its head."""
-    colour, stroke = (TEXT, 2.2) if taken else (LINE, 1.2)
+    colour, stroke = (theme.text, 2.2) if taken else (theme.line, 1.2)
     (x0, y0), (x, y) = way.corners[-2:]
     dx, dy = (x > x0) - (x < x0), (y > y0) - (y < y0)
     side = 4.5 if taken else 3.8
@@ -129,11 +156,11 @@ def _rounded(corners: list[Corner]) -> str:
     return path + "L{:g} {:g}".format(*corners[-1])
 
 
-def _words(way: Way, taken: bool) -> str:
+def _words(way: Way, taken: bool, theme: Theme) -> str:
     """Write the triggers of an arrow on its line; the tooltip says whence, whither and why."""
     box = way.label_box
     middle = (box.left + box.right) / 2
-    weight, colour = ("700", TEXT) if taken else ("400", MUTED)
+    weight, colour = ("700", theme.text) if taken else ("400", theme.muted)
     tip = f"{', '.join(way.arrow.sources)} → {way.arrow.target}: {'; '.join(way.arrow.whys)}"
     lines = "".join(
         f'<text x="{middle:g}" y="{box.top + 11.5 + LABEL_LINE * i:g}" text-anchor="middle" '
@@ -143,25 +170,26 @@ def _words(way: Way, taken: bool) -> str:
     return f"<g><title>{escape(tip)}</title>{lines}</g>"
 
 
-def _initial(box: Box) -> str:
+def _initial(box: Box, theme: Theme) -> str:
     """Draw the dot and the short arrow that say where a new one begins."""
     y = (box.top + box.bottom) / 2
     return (
-        f'<circle cx="{box.left + 5:g}" cy="{y:g}" r="5" fill="{TEXT}"/>'
-        f'<path d="M{box.left + 10:g} {y:g}H{box.right - 6:g}" stroke="{TEXT}" stroke-width="1.2"/>'
-        f'<path d="M{box.right:g} {y:g}l-9 -3.8v7.6Z" fill="{TEXT}"/>'
+        f'<circle cx="{box.left + 5:g}" cy="{y:g}" r="5" fill="{theme.text}"/>'
+        f'<path d="M{box.left + 10:g} {y:g}H{box.right - 6:g}" stroke="{theme.text}" stroke-width="1.2"/>'
+        f'<path d="M{box.right:g} {y:g}l-9 -3.8v7.6Z" fill="{theme.text}"/>'
     )
 
 
-def _state(state: str, box: Box, *, look: str, live: bool, final: bool) -> str:
+def _state(state: str, box: Box, *, look: str, live: bool, final: bool, theme: Theme) -> str:
     """Draw one state: round at rest, with a second line around it if no move leaves it."""
-    colour, sign = STATE_STYLES[state]
+    style = STATE_STYLES[state]
+    colour, sign = theme.colour(style), style.sign
     x, y, w, h = box.left, box.top, box.right - box.left, box.bottom - box.top
     rx = 9 if live else h / 2
     fill, edge, stroke, text, weight = {
-        "now": (colour, colour, 2, "#ffffff", "700"),
-        "past": ("#ffffff", colour, 2, colour, "700"),
-        "other": ("#ffffff", LINE, 1, MUTED, "400"),
+        "now": (colour, colour, 2, theme.ink, "700"),
+        "past": (theme.raised, colour, 2, theme.text, "700"),
+        "other": (theme.raised, theme.line, 1, theme.muted, "400"),
     }[look]
     out = f"<g><title>{state}</title>"
     if look == "now":
@@ -174,7 +202,7 @@ def _state(state: str, box: Box, *, look: str, live: bool, final: bool) -> str:
         f'stroke="{edge}" stroke-width="{stroke}"/>'
     )
     if final:
-        inner = "#ffffff" if look == "now" else edge
+        inner = theme.ink if look == "now" else edge
         out += (
             f'<rect x="{x + 4:g}" y="{y + 4:g}" width="{w - 8:g}" height="{h - 8:g}" rx="{rx - 4:g}" '
             f'fill="none" stroke="{inner}" stroke-width="1"/>'
@@ -186,17 +214,16 @@ def _state(state: str, box: Box, *, look: str, live: bool, final: bool) -> str:
     )
     if look == "past":
         out += (
-            f'<circle cx="{x + w - 6:g}" cy="{y + 2:g}" r="7.5" fill="{colour}" stroke="{PANEL}" '
+            f'<circle cx="{x + w - 6:g}" cy="{y + 2:g}" r="7.5" fill="{colour}" stroke="{theme.raised}" '
             f'stroke-width="1.5"/><path d="M{x + w - 9.5:g} {y + 2:g}l2.6 2.8l4.4 -5.4" fill="none" '
-            f'stroke="#ffffff" stroke-width="1.8"/>'
+            f'stroke="{theme.ink}" stroke-width="1.8"/>'
         )
     return out + "</g>"
 
 
-def _legend(drawing: Drawing, y: float) -> str:
+def _legend(drawing: Plan, y: float, theme: Theme) -> str:
     """Explain the signs that a reader may not know."""
     words = ["filled: now", "ticked: has been there", "round: at rest", "double line: final"]
     if drawing.frames:
         words.append("an arrow from a frame leaves from every state inside")
-    line = "   ·   ".join(words)
-    return f'<text x="20" y="{y:g}" font-size="11" fill="{MUTED}">{escape(line)}</text>'
+    return line(" · ".join(words), 20, y, size=11, fill=theme.muted)

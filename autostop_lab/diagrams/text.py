@@ -121,3 +121,20 @@ def seconds(value: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def short_number(value: float) -> str:
+    """Return a count or a rate in few characters: ``7``, ``0.4``, ``12,345``, ``1.2 M``."""
+    if value < 10 and value != int(value):
+        return f"{value:.1f}"
+    for unit, scale in (("G", 1e9), ("M", 1e6)):
+        if value >= scale:
+            return f"{value / scale:.1f} {unit}"
+    return f"{value:,.0f}"
+
+
+def memory(value_bytes: int) -> str:
+    """Return an amount of memory as a person says it: ``812 KB``, ``34 MB``, ``1.2 GB``."""
+    if value_bytes < 1e6:
+        return f"{value_bytes / 1e3:.0f} KB"
+    return f"{value_bytes / 1e6:.0f} MB" if value_bytes < 1e9 else f"{value_bytes / 1e9:.1f} GB"

@@ -44,12 +44,12 @@ def texts(root: ElementTree.Element, top: float = 0) -> Iterator[Text]:
         moved = child.get("transform", "translate(0 0)").removeprefix("translate(0 ").removesuffix(")")
         if child.tag == f"{NAMESPACE}text":
             words = "".join(child.itertext())
-            font, x, y = (float(child.attrib[key]) for key in ("font-size", "x", "y"))
+            font, x, y = (float(child.get(key, 12)) for key in ("font-size", "x", "y"))
             bold = child.get("font-weight") == "700"
             wide = width(words, font, bold=bold)
             left = x - wide * {"start": 0, "middle": 0.5, "end": 1}[child.get("text-anchor", "start")]
             box = Box(left, top + y - 0.8 * font, left + wide, top + y + 0.2 * font)
-            yield Text(words, box, child.attrib["fill"], bold)
+            yield Text(words, box, child.get("fill", ""), bold)
         else:
             yield from texts(child, top + float(moved))
 

@@ -115,22 +115,30 @@ class Subscription:
 
 
 class Bus:
-    """Carries events one way, from the core to whoever looks."""
+    """Carries events one way, from the core to whoever looks.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    keeps_record : bool
+        Whether it remembers every event.
+    """
+
+    def __init__(self, *, keeps_record: bool = True) -> None:
+        self._keeps_record = keeps_record
         self._record: list[Event] = []
         self._subscriptions: tuple[Subscription, ...] = ()
         self._lock = threading.Lock()
 
     def publish(self, event: Event) -> None:
         """Add an event to the record and hand it to all subscriptions."""
-        self._record.append(event)
+        if self._keeps_record:
+            self._record.append(event)
         for subscription in self._subscriptions:
             subscription.put(event)
 
-    def record(self) -> tuple[Event, ...]:
-        """Return all events so far, oldest first."""
-        return tuple(self._record)
+    def record(self, since: int = 0) -> tuple[Event, ...]:
+        """Return all events so far, oldest first, or those after the first `since`."""
+        return tuple(self._record[since:])
 
     def subscribe(self, *, max_items: int = 10_000) -> Subscription:
         """Return a subscription to what comes from now on, which keeps at most `max_items` unread events."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import lru_cache
 from html import escape as html_escape
@@ -21,10 +22,14 @@ _UNITS = {
 }
 _WIDE, _OTHER, _ELLIPSIS = 1.0, 0.9, 1.0
 _BOLD = 1.12
+# What tells a terminal to change colours or to move.
+_TERMINAL = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]")
 
 
 def clean(text: str) -> str:
-    """Strip what cannot be shown: control, format and surrogate characters; any space is one blank.
+    """Strip what cannot be shown: a terminal's sequences, and control, format and surrogate characters.
+
+    Any space is one blank.
 
     Parameters
     ----------
@@ -38,6 +43,7 @@ def clean(text: str) -> str:
     """
     text = text[:_LONGEST]
     if not text.isprintable():
+        text = _TERMINAL.sub("", text)
         text = "".join(
             " " if char.isspace() else char
             for char in text

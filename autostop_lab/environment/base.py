@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
@@ -11,9 +12,13 @@ from typing import Any, Self
 from autostop_lab.dataflow import streams
 from autostop_lab.dataflow.graph import Graph
 from autostop_lab.dataflow.streams import DataStream
+from autostop_lab.diagrams import Snapshot, fleet_svg
+from autostop_lab.diagrams.page import image_html
+from autostop_lab.diagrams.text import clean, escape
 from autostop_lab.exceptions import ArgumentError, ConfigurationError, DuplicateServiceError, EnvironmentClosedError
 from autostop_lab.job.job import Job, JobOptions
 from autostop_lab.job.report import CleanupReport
+from autostop_lab.job.snapshots import Ways, service_snapshot
 from autostop_lab.origin import current_cell
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.policies import ServicePolicy, check_seconds
@@ -297,6 +302,59 @@ class Environment(ABC):
     @abstractmethod
     def check_service(self, name: str) -> HealthResult:
         """Look at one service."""
+
+    @property
+    def slots(self) -> dict[str, ServiceSlot]:
+        """What stands behind the names of its services, for whoever shows them."""
+        return dict(self._slots)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed for good."""
+        return self._is_closed
+
+    def snapshot(self, ways: Ways | None = None) -> Snapshot:
+        """Return what is to be drawn of it now: its services, with its job if there was one.
+
+        Parameters
+        ----------
+        ways : Ways or None
+            Where its services have been, if somebody has noted that.
+        """
+        job = self.last_job
+        if job is not None and not job.is_over:
+            return job.snapshot()
+        now_s = time.monotonic()
+        ways = ways or Ways(now_s)
+        services = tuple(service_snapshot(slot, ways, now_s=now_s) for slot in tuple(self._slots.values()))
+        return Snapshot(
+            name=f"environment {self.name!r}",
+            id="",
+            state=None,
+            reason="closed" if self._is_closed else f"last job: {job.state}" if job is not None else "",
+            elapsed_s=now_s - ways.began_s,
+            services=services,
+        )
+
+    def summary(self) -> str:
+        """Return the whole story in five lines or fewer."""
+        services = ", ".join(f"{slot.name} {slot.state}" for slot in tuple(self._slots.values()))
+        closed = " (closed)" if self._is_closed else ""
+        lines = [f"environment {self.name!r}{closed}", f"services: {services or 'none'}"]
+        if self.last_job is not None:
+            lines += self.last_job.summary().splitlines()[:3]
+        return "\n".join(map(clean, lines))
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """Return text and a picture, without any widget."""
+        services = self.snapshot().services
+        image = image_html(lambda theme: fleet_svg(services, theme=theme), self.summary())
+        name = f"environment {escape(self.name)}"
+        return {
+            "text/plain": self.summary(),
+            "text/html": f"<div><b>{name}</b><br>{image}</div>",
+            "image/svg+xml": fleet_svg(services),
+        }
 
     def __repr__(self) -> str:
         """Return name and services."""

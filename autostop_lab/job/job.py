@@ -9,19 +9,20 @@ import sys
 import threading
 import time
 import warnings
-from base64 import b64encode
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from html import escape
 from typing import Any, Protocol
 
 from autostop_lab.dataflow.control import Control
 from autostop_lab.dataflow.progress import Progress
-from autostop_lab.diagrams import ServiceSnapshot, Snapshot, lifecycle_svg
-from autostop_lab.events import Bus, Event, JobMoved, ServiceMoved
+from autostop_lab.diagrams import Snapshot, lifecycle_svg
+from autostop_lab.diagrams.page import image_html
+from autostop_lab.diagrams.text import clean
+from autostop_lab.events import Bus, Event, JobMoved
 from autostop_lab.exceptions import CleanupWarning, JobError
 from autostop_lab.job.report import CleanupReport, seconds
+from autostop_lab.job.snapshots import Ways, flow_snapshot, service_snapshot
 from autostop_lab.lifecycle import JOB_TABLE, JobState, JobTrigger, Machine
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.logs import LogLine
@@ -203,7 +204,7 @@ class Job:
             lines.append(f"error: {describe_error(self._exception)}")
         if self._report is not None:
             lines.append(f"receipt: {self._report.headline.partition('; ')[2]}")
-        return "\n".join(lines)
+        return "\n".join(map(clean, lines))  # reasons and errors come from anywhere
 
     # -- what a user orders --------------------------------------------------------------------------------
 
@@ -326,34 +327,34 @@ class Job:
 
     # -- how it is shown -----------------------------------------------------------------------------------
 
-    def snapshot(self) -> Snapshot:
-        """Return what is to be drawn of it now."""
-        now = time.monotonic()
-        since = {event.service: event.at_monotonic_s for event in self.events() if isinstance(event, ServiceMoved)}
-        outcomes = {entry.name: entry for entry in self._report.services} if self._report is not None else {}
-        services = []
-        for slot in self._slots.values():
-            entry = outcomes.get(slot.name)
-            address = f"{slot.endpoint.host}:{slot.endpoint.port}" if slot.endpoint and slot.endpoint.port else ""
-            services.append(
-                ServiceSnapshot(
-                    name=slot.name,
-                    kind=slot.spec.kind,
-                    state=slot.state,
-                    since_s=now - since.get(slot.name, now),
-                    outcome=str(entry.outcome) if entry is not None else "",
-                    detail=(entry.note if entry is not None else "") or slot.reason or address,
-                )
-            )
-        first = self.began_s
+    def snapshot(self, ways: Ways | None = None) -> Snapshot:
+        """Return what is to be drawn of it now.
+
+        Parameters
+        ----------
+        ways : Ways or None
+            Where its services have been, for whoever draws it again and again; None reads it from its events.
+        """
+        if ways is None:
+            ways = Ways(self.began_s)
+            ways.add(self.events())
+        entries = {entry.name: entry for entry in self._report.services} if self._report is not None else {}
+        now_s = time.monotonic()
+        counts = self.progress.snapshot()
         return Snapshot(
             name=self.name,
             id=self.id,
             state=self.state,
-            reason=self.reason,
+            reason="" if self.reason == self.state else self.reason,
             elapsed_s=self.elapsed_s,
-            visited=tuple((state, at - first) for state, at in self._moved_s),
-            services=tuple(services),
+            visited=tuple((state, at_s - self.began_s) for state, at_s in tuple(self._moved_s)),
+            services=tuple(
+                service_snapshot(slot, ways, now_s=now_s, entry=entries.get(slot.name))
+                for slot in tuple(self._slots.values())
+            ),
+            flow=flow_snapshot(counts) if counts.operators else None,
+            grace_s=self.options.cancel_timeout_s,
+            error=describe_error(self._exception) if self._exception is not None else "",
         )
 
     def __repr__(self) -> str:
@@ -362,16 +363,13 @@ class Job:
 
     def _repr_mimebundle_(self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None) -> Any:
         """Return text and HTML with the picture and the receipt, without any widget."""
-        picture = lifecycle_svg(self.snapshot())
-        # As an image: front ends take SVG elements out of the HTML of a notebook that they do not trust.
-        source = b64encode(picture.encode()).decode()
-        image = f'<img alt="{escape(self.summary())}" src="data:image/svg+xml;base64,{source}">'
+        snapshot = self.snapshot()
+        image = image_html(lambda theme: lifecycle_svg(snapshot, theme=theme), self.summary())
         receipt = self._report._repr_html_() if self._report is not None else ""
-        error = f"<pre>{escape(describe_error(self._exception))}</pre>" if self._exception is not None else ""
         return {
             "text/plain": self.summary(),
-            "text/html": f"<div>{image}{error}{receipt}</div>",
-            "image/svg+xml": picture,
+            "text/html": f"<div>{image}{receipt}</div>",
+            "image/svg+xml": lifecycle_svg(snapshot),
         }
 
     # -- what its dispatcher does --------------------------------------------------------------------------

@@ -5,12 +5,18 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
+from autostop_lab.diagrams.page import chip_html, table_html
+from autostop_lab.diagrams.styles import OUTCOME_STYLES
+from autostop_lab.diagrams.text import clean, escape
 from autostop_lab.exceptions import ServiceStopError
 from autostop_lab.job.audit import Leak
 from autostop_lab.services.runtime import Exit, describe_error
 from autostop_lab.supervisor.outcome import Life, Outcome
+
+#: Lines that are shown where a cell ends with a receipt.
+SHOWN_LINES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +112,11 @@ class ServiceEntry:
         return "; ".join(notes)
 
 
+def indented(line: str) -> str:
+    """Return a line without what cannot be shown, as far to the right as it was."""
+    return " " * (len(line) - len(line.lstrip())) + clean(line)
+
+
 def _between(start: float | None, end: float | None) -> float | None:
     return end - start if start is not None and end is not None else None
 
@@ -192,19 +203,24 @@ class CleanupReport:
                 lines.append(f"\nleft behind: {leak} is at\n{leak.stack.rstrip()}")
         return "\n".join(lines)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show the receipt in five lines."""
+        lines = str(self).splitlines()
+        shown = lines if len(lines) <= SHOWN_LINES else [*lines[: SHOWN_LINES - 1], "  ... print() shows all of it"]
+        printer.text("\n".join(indented(line) for line in shown))
+
     def _repr_html_(self) -> str:
         """Return the receipt as a small table."""
-        cells = ("service", "outcome", "start", "up", "stop", "cleanup", "exit", "note")
+        head = ("service", "outcome", "start", "up", "stop", "cleanup", "exit", "note")
         rows = []
         for entry in self.services:
             code = "" if entry.exit_code is None else str(entry.exit_code)
-            durations = (entry.start_s, entry.up_s, entry.stop_s, entry.cleanup_s)
-            values = (entry.name, str(entry.outcome), *map(seconds, durations), code, entry.note)
-            rows.append("<tr>" + "".join(f'<td style="text-align:left">{escape(v)}</td>' for v in values) + "</tr>")
-        head = "".join(f'<th style="text-align:left">{cell}</th>' for cell in cells)
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>" if rows else ""
-        mark = "" if self.is_clean else "&#9888; "
-        return f"<div><b>{mark}{escape(self.headline)}</b>{table}</div>"
+            times = map(seconds, (entry.start_s, entry.up_s, entry.stop_s, entry.cleanup_s))
+            outcome = chip_html(str(entry.outcome), OUTCOME_STYLES[entry.outcome])
+            rows.append((escape(entry.name), outcome, *times, code, escape(entry.note)))
+        mark = "&#10003;" if self.is_clean else "&#9888;"
+        table = table_html(head, rows) if rows else ""
+        return f"<div><b>{mark} {escape(self.headline)}</b>{table}</div>"
 
     def check(self) -> None:
         """Raise what went wrong in the cleanup.

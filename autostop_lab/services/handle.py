@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextvars import copy_context
+from html import escape
 from typing import Any
 
 from autostop_lab.exceptions import ServiceCallTimeoutError, ServiceCrashedError, ServiceError
@@ -20,6 +21,16 @@ from autostop_lab.services.slot import EndpointClosedError, HealthResult, Slot, 
 
 #: What a handle has by itself; a service's public methods may not have these names.
 HANDLE_NAMES = ("name", "state", "host", "port", "ports", "start", "stop", "restart", "kill", "health", "logs", "call")
+
+
+#: Longest line of what is shown of a handle.
+LONGEST_SHOWN_LINE = 200
+
+
+def _shown(text: str) -> str:
+    """Return words from anywhere as one line of bounded length that does nothing but to be read."""
+    text = " ".join("".join(char if char.isprintable() else " " for char in text[: 2 * LONGEST_SHOWN_LINE]).split())
+    return text if len(text) <= LONGEST_SHOWN_LINE else f"{text[:LONGEST_SHOWN_LINE]}…"
 
 
 def _slot_elsewhere(key: str, name: str) -> ServiceHandle:
@@ -257,6 +268,31 @@ class ServiceHandle:
     def __repr__(self) -> str:
         """Return name, kind and state."""
         return f"<service {self.name!r} ({self.__slot.kind}): {self.state}>"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show it in five lines."""
+        printer.text("\n".join(f"{word}: {value}" if word else value for word, value in self.__story()))
+
+    def _repr_html_(self) -> str:
+        """Show it as a small table."""
+        (_, first), *rest = self.__story()
+        rows = "".join(
+            f'<tr><th scope="row" style="text-align:left">{escape(word)}</th>'
+            f'<td style="text-align:left">{escape(value)}</td></tr>'
+            for word, value in rest
+        )
+        return f"<div><b>{escape(first)}</b><table>{rows}</table></div>"
+
+    def __story(self) -> list[tuple[str, str]]:
+        slot = self.__slot
+        lines = [("", f"service {slot.name!r} ({slot.kind})"), ("state", str(slot.state))]
+        if reason := getattr(slot, "reason", ""):  # one elsewhere knows none
+            lines.append(("reason", str(reason)))
+        if self.port:
+            lines.append(("address", f"{self.host}:{self.port}"))
+        offered = sorted(slot.methods())
+        lines.append(("methods", ", ".join(offered) or "none"))
+        return [(word, _shown(value)) for word, value in lines]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as a reference."""

@@ -62,6 +62,24 @@ class Address(NamedTuple):
     ports: Mapping[str, int] = MappingProxyType({})
 
 
+class Vitals(NamedTuple):
+    """What its supervisor knows of a service beside its state.
+
+    Attributes
+    ----------
+    restarts : int
+        How often it was started anew.
+    pid : int or None
+        Pid of its process.
+    health : HealthResult or None
+        What the last look at its health found.
+    """
+
+    restarts: int = 0
+    pid: int | None = None
+    health: HealthResult | None = None
+
+
 class Endpoint(Protocol):
     """What answers calls while a service runs."""
 
@@ -195,6 +213,10 @@ class ServiceSlot:
         What pickled handles refer to.
     calls : dict of str to callable
         Methods of what lives now, as they are called; those that were called so far.
+    vitals : callable
+        Returns what its supervisor knows of it.
+    moved_s : float
+        When it came to its state, on the monotonic clock.
     """
 
     def __init__(self, spec: ServiceSpec, orders: Orders) -> None:
@@ -207,6 +229,8 @@ class ServiceSlot:
         self.endpoint: Endpoint | None = None
         self.calls: dict[str, Callable[..., Any]] = {}
         self.is_returning = False
+        self.vitals: Callable[[], Vitals] = Vitals
+        self.moved_s = time.monotonic()
         self._changed = threading.Condition()
         self.pid = os.getpid()
         self.key = secrets.token_hex(16)
@@ -244,6 +268,8 @@ class ServiceSlot:
         with self._changed:
             if endpoint is not self.endpoint:
                 self.calls = {}  # they hold the object that answered them
+            if state is not self.state:
+                self.moved_s = time.monotonic()
             self.state, self.reason, self.endpoint, self.next_at = state, reason, endpoint, next_at
             self._changed.notify_all()
 

@@ -17,7 +17,7 @@ from autostop_lab.exceptions import ServiceStartError
 from autostop_lab.lifecycle import SERVICE_TABLE, Machine, ServiceState, ServiceTrigger
 from autostop_lab.services.policies import Cron
 from autostop_lab.services.runtime import Exit, Runtime, describe_error
-from autostop_lab.services.slot import IDLE, HealthResult, ServiceSlot
+from autostop_lab.services.slot import IDLE, HealthResult, ServiceSlot, Vitals
 from autostop_lab.supervisor.cron import Schedule
 from autostop_lab.supervisor.lifetime import Lifetime, set_signal
 from autostop_lab.supervisor.outcome import Life
@@ -120,6 +120,7 @@ class Unit:
         # Whether its next start is the first one in the eyes of whoever reads the receipt.
         self._is_fresh = True
         self._past = Past()
+        slot.vitals = lambda: Vitals(self.life.restarts, self.life.pid, self.last_health)
 
     @property
     def _cron(self) -> Cron | None:

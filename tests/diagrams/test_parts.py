@@ -93,7 +93,8 @@ def test_the_story_of_a_stop_says_who_is_being_stopped() -> None:
         id="b",
         state=J.CLEANING_UP,
         services=tuple(
-            service(name, (state, 1.0)) for name, state in (("one", S.STOPPING), ("two", S.KILLING), ("three", S.RUNNING))
+            service(name, (state, 1.0))
+            for name, state in (("one", S.STOPPING), ("two", S.KILLING), ("three", S.RUNNING))
         ),
     )
 

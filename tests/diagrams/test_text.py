@@ -19,7 +19,7 @@ ANYTHING = st.text(st.characters(exclude_categories=()), max_size=60)
     [
         ("store", "store"),
         ("a\tb\r\nc  d", "a b c d"),
-        ("\x1b[31mred\x1b[0m\x00\x7f", "[31mred[0m"),
+        ("\x1b[1;31mred\x1b[0m\x00\x7f\x1b[K\x1b", "red"),
         ("admin\u202etxt.exe", "admintxt.exe"),
         ("a\ud800b\ufffec", "abc"),
         ("naïve 世界 ✓", "naïve 世界 ✓"),

@@ -1,10 +1,10 @@
 """What a contained program is launched through: ``python -I -S shim.py CONTROL GROUP KEEPS PROGRAM [ARGUMENT...]``.
 
 CONTROL is a descriptor of a socket: the program's environment is read from it (``NAME=VALUE`` with a zero byte behind
-each) up to its end, and the news are written to it, a line each. GROUP is the folder of the control group to enter
-first, or empty. Without KEEPS this process becomes the program. With it, this process stays as the parent of all that
-the program leaves behind (a "child subreaper"), passes signals on to the program's group, and ends like the program
-when nobody is left.
+each, and one more at the end), and the news are written to it, a line each. GROUP is the folder of the control group
+to enter first, or empty. Without KEEPS this process becomes the program. With it, this process stays as the parent of
+all that the program leaves behind (a "child subreaper"), passes signals on to the program's group, and ends like the
+program when nobody is left.
 
 The news: ``group ERRNO``, ``keep ERRNO`` or ``exec ERRNO`` when it failed; ``go 0`` right before this process becomes
 the program (no more news after it: it has); ``pid PID`` when a kept program was launched, ``end CODE`` when it has
@@ -39,6 +39,8 @@ def main(control: int, group: str, keeps: bool, argv: list[str]) -> None:
     """Launch the program; does not return."""
     os.set_inheritable(control, False)
     environment = read_environment(control)
+    if environment is None:  # who wanted the program is gone
+        os._exit(127)
     phase = "group"
     try:
         if group:
@@ -54,13 +56,16 @@ def main(control: int, group: str, keeps: bool, argv: list[str]) -> None:
     os._exit(127)
 
 
-def read_environment(control: int) -> dict[str, str]:
-    """Return the environment that is sent to us."""
+def read_environment(control: int) -> dict[str, str] | None:
+    """Return the environment that is sent to us, None if not all of it came."""
     chunks = []
     while chunk := os.read(control, 1 << 16):
         chunks.append(chunk)
-    entries = (os.fsdecode(entry).partition("=") for entry in b"".join(chunks).split(b"\0")[:-1])
-    return {name: value for name, _, value in entries}
+    sent = b"".join(chunks)
+    if sent != b"\0" and not sent.endswith(b"\0\0"):
+        return None
+    pairs = (os.fsdecode(entry).partition("=") for entry in sent.split(b"\0")[:-2])
+    return {name: value for name, _, value in pairs}
 
 
 def tell(control: int, word: str, number: int) -> None:

@@ -143,6 +143,7 @@ def _by_shim(
     block = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in environment.items())
     if block.count(b"\0") != len(environment):
         raise ValueError("embedded null byte")
+    block += b"\0"
     ours: socket.socket | None = None
 
     def open_pair() -> int:

@@ -14,8 +14,10 @@ from types import FrameType
 
 from autostop_lab import __version__
 from autostop_lab.cli.demo import INTERRUPTED, run_demo
-from autostop_lab.cli.doctor import run_doctor
 from autostop_lab.cli.notebook import DemoError
+from autostop_lab.cli.sessions import run_status, run_sweep
+
+COMMANDS = ("demo", "status", "sweep")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -39,15 +41,24 @@ def make_parser() -> argparse.ArgumentParser:
         "--notebook", type=Path, metavar="PATH", help="run this notebook in place of the quickstart"
     )
     demo_parser.set_defaults(run=run_demo)
-    doctor_parser = commands.add_parser(
-        "doctor",
-        help="say what this machine can promise",
-        description="Look at this machine and say in words what can be promised on it, and what to do where it cannot.",
-        epilog="The status is 0, also where something is limited or missing; 1 if nothing can be promised.",
+    status_parser = commands.add_parser(
+        "status",
+        help="which sessions are here, and which had to be cleaned",
+        description="Show the sessions of this user on this machine, and those that ended without closing.",
         allow_abbrev=False,
     )
-    doctor_parser.add_argument("--json", action="store_true", help="print JSON")
-    doctor_parser.set_defaults(run=run_doctor)
+    status_parser.add_argument("--all", action="store_true", help="show all that ended, not only the last ones")
+    status_parser.set_defaults(run=run_status)
+    sweep_parser = commands.add_parser(
+        "sweep",
+        help="clean what dead sessions have left",
+        description="End the processes and remove the folders of sessions whose owner and reaper are both dead.",
+        epilog="A session whose owner lives is never touched. Every new session does the same in passing.",
+        allow_abbrev=False,
+    )
+    sweep_parser.set_defaults(run=run_sweep)
+    for parser_with_json in (status_parser, sweep_parser):
+        parser_with_json.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
@@ -75,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
-    refuse_unknown_command(parser, arguments, ["demo", "doctor"])
+    refuse_unknown_command(parser, arguments, COMMANDS)
     options = parser.parse_args(arguments)
     if options.command is None:
         parser.print_help(sys.stderr)

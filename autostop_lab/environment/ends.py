@@ -30,6 +30,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from autostop_lab.origin import thread_name
+from autostop_lab.reaper.guard import current_guard
 from autostop_lab.supervisor.loop import close_supervisor_loop
 
 #: All services together have this long at the end of the process, in seconds: Jupyter kills a kernel 2.5 s after
@@ -96,6 +97,7 @@ class Ends:
             if time.monotonic() < deadline_s:
                 with suppress(TimeoutError):  # what is late is the reaper's, or ends with the process
                     wait()
+        current_guard().bye()
 
     def _at_exit(self) -> None:
         if os.getpid() == self._pid:
@@ -106,27 +108,21 @@ class Ends:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """Close what is open, then do what the signal would have done without us."""
-        is_closed = threading.Event()
-
-        def close() -> None:
-            try:
-                self.close(f"the process got {signal.Signals(number).name}")
-            finally:
-                is_closed.set()
-
-        threading.Thread(target=close, name=thread_name(f"end by signal {number}"), daemon=True).start()
-        deadline_s = time.monotonic() + EXIT_BUDGET_S + LAST_WAIT_S
-        while not is_closed.is_set() and (left_s := deadline_s - time.monotonic()) > 0:
-            # By an interrupt the body of a job in this thread is ended. Not by Thread.join(): after an interrupt that
-            # takes a thread for dead which lives (Python 3.11).
+        closing = _Closing(self, number)
+        former: Any = None
+        is_told = False
+        while not is_told:
+            # The body of a job in this thread is ended by an interrupt, which may come at any line here, and again.
             with suppress(KeyboardInterrupt):
-                is_closed.wait(left_s)
-        former = self._former.pop(number, signal.SIG_DFL)
-        signal.signal(number, former)
+                closing.wait()
+                former = self._former.get(number, signal.SIG_DFL)
+                signal.signal(number, former)
+                if not callable(former):
+                    os.kill(os.getpid(), number)
+                is_told = True
+        self._former.pop(number, None)
         if callable(former):
             former(number, frame)
-        else:
-            os.kill(os.getpid(), number)
 
     def _hold_signals(self) -> None:
         # A signal that reaches a forked child before its handlers are put back would be lost: Python forgets, in the
@@ -143,3 +139,36 @@ class Ends:
                 signal.signal(number, former)
         self._former.clear()
         self._let_signals_go()
+
+
+class _Closing:
+    """The work of a signal's handler, in a thread: the code that was interrupted may hold any lock.
+
+    Parameters
+    ----------
+    ends : Ends
+        Who closes.
+    number : int
+        The signal.
+    """
+
+    def __init__(self, ends: Ends, number: int) -> None:
+        self._ends = ends
+        self._reason = f"the process got {signal.Signals(number).name}"
+        self._is_done = threading.Event()
+        self._is_begun = False
+        self._until_s = time.monotonic() + EXIT_BUDGET_S + LAST_WAIT_S
+
+    def wait(self) -> None:
+        """Wait for its end, within the budget; called again after an interrupt."""
+        if not self._is_begun:
+            threading.Thread(target=self._work, name=thread_name("end by a signal"), daemon=True).start()
+            self._is_begun = True
+        # Not by Thread.join(): after an interrupt that takes a thread for dead which lives (Python 3.11).
+        self._is_done.wait(max(0.0, self._until_s - time.monotonic()))
+
+    def _work(self) -> None:
+        try:
+            self._ends.close(self._reason)
+        finally:
+            self._is_done.set()

@@ -7,6 +7,7 @@ from typing import Any
 
 from IPython.core.magic import no_var_expand
 
+from autostop_lab.environment.aftermath import has_unclean_sessions, news, sweep_and_tell
 from autostop_lab.environment.registry import registry
 from autostop_lab.jupyter.body import compile_body
 from autostop_lab.jupyter.cell import CellJob, start_in_background
@@ -16,6 +17,7 @@ from autostop_lab.jupyter.namespace import Namespace
 from autostop_lab.jupyter.options import MAGIC, PARSER, parse_line
 from autostop_lab.jupyter.shutdown import watch_shutdown
 from autostop_lab.jupyter.transform import CellTransformer
+from autostop_lab.origin import Origin
 
 
 class Extension:
@@ -44,6 +46,14 @@ class Extension:
         kernel = getattr(self._shell, "kernel", None)  # a plain IPython has none
         if kernel is not None:
             self._forget_shutdown = watch_shutdown(kernel, registry.ends.begin)
+        self._tell_of_earlier_sessions()
+
+    def _tell_of_earlier_sessions(self) -> None:
+        """Say what was cleaned after an earlier kernel died; what nobody cleans is cleaned in the background."""
+        if text := news():
+            print(text)
+        if has_unclean_sessions():
+            Origin().start_thread(sweep_and_tell, name="sweep of dead sessions")
 
     def unload(self) -> None:
         """Take it away."""

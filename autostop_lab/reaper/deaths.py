@@ -25,11 +25,11 @@ from autostop_lab.reaper.timings import DEFAULT, Timings
 #: So many records are kept.
 KEPT = 50
 
-#: Why a session was cleaned by somebody else than its owner.
-OWNER_DIED = "its process ended without closing"
-BOTH_DIED = "its process ended without closing, and its reaper with it"
-CLOSED = "its process closed and left the rest to its reaper"
-REBOOTED = "the machine was started anew"
+#: What had happened to the owner of a session that was cleaned by somebody else; follows the words for the owner.
+OWNER_DIED = "ended without closing"
+BOTH_DIED = "ended without closing, and its reaper with it"
+CLOSED = "closed and left the rest to its reaper"
+REBOOTED = "was there before the machine was started anew"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

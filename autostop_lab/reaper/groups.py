@@ -93,6 +93,18 @@ def _unescaped(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
+def leave_groups_of_ours() -> None:
+    """Move this process to where the outermost of our groups that it is in was made, if it may.
+
+    A reaper whose owner is a contained program of another session does so: it has to outlive its owner.
+    """
+    with suppress(NoGroupError, OSError):
+        own = own_group()
+        ours = [folder for folder in (own, *own.parents) if folder.name.startswith(PREFIX)]
+        if ours:
+            (ours[-1].parent / "cgroup.procs").write_text(str(os.getpid()))
+
+
 class Group:
     """A group of ours.
 

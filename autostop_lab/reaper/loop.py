@@ -26,6 +26,7 @@ from autostop_lab.reaper import journal
 from autostop_lab.reaper.cleaning import Cleaned, clean, drop_refused
 from autostop_lab.reaper.deaths import CLOSED, OWNER_DIED, death_of, record
 from autostop_lab.reaper.folders import make_private_under, remove_all
+from autostop_lab.reaper.groups import leave_groups_of_ours
 from autostop_lab.reaper.journal import Journal, SessionLock
 from autostop_lab.reaper.lease import Estate, Lease, LeaseError, lease_problem, owner_from_json, session_problem
 from autostop_lab.reaper.processes import Process, boot_id, is_alive, open_pidfd, process
@@ -48,6 +49,7 @@ def main(descriptor: int) -> None:
             signal.signal(number, signal.SIG_IGN)
         os.chdir("/")
         os.umask(0o077)
+        leave_groups_of_ours()
         _allow_descriptors()
         reaper = Reaper(socket.socket(fileno=descriptor))
         try:

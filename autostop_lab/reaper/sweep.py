@@ -174,7 +174,7 @@ def _distrusted(folder: Path, problem: str) -> Death:
         session_id=folder.name,
         owner_pid=0,
         place="",
-        why="its journal cannot be believed, so nothing was ended or removed",
+        why="left a journal that cannot be believed, so nothing was ended or removed",
         died_at=now,
         cleaned_at=now,
         problems=(f"{problem}. It was renamed {journal.SET_ASIDE_NAME}",),

@@ -71,6 +71,11 @@ class ServiceSpec:
         """Whether it is a program."""
         return self.runtime == "command"
 
+    @property
+    def has_process(self) -> bool:
+        """Whether it lives in a process of its own on this machine."""
+        return self.runtime in ("command", "process")
+
     def shown_arguments(self) -> str:
         """Return its arguments as a person may see them, on one line, without secrets."""
         show, secret = _ShortRepr(self.secret_texts()).repr, self.policy.secret

@@ -14,6 +14,7 @@ from autostop_lab.events import ServiceMoved
 from autostop_lab.exceptions import ServiceStartError, UnknownServiceError
 from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import Origin
+from autostop_lab.reaper.guard import GuardState, current_guard
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.process import ProcessRuntime
 from autostop_lab.services.program import ProgramRuntime
@@ -88,6 +89,8 @@ class Supervisor:
         # Who is being ended for good, and what is done when that is over.
         self._holds: list[tuple[frozenset[str], asyncio.Future[None]]] = []
         self._is_closed = False
+        # Whether a hurry leaves to the reaper what has a process of its own.
+        self._leaves_processes = False
         _supervisors.add(self)
         self.listeners: list[Callable[[ServiceMoved], None]] = []
         self.exit_listeners: list[Callable[[Unit, Exit], None]] = []
@@ -477,6 +480,15 @@ class Supervisor:
         with self.holding(self.units):
             await self.stop(list(self.units), reason=reason, timeout_s=timeout_s)
 
+    async def stop_for_exit(self, *, reason: str, timeout_s: float) -> None:
+        """End every service at the end of the process; what has a process of its own may be left to the reaper.
+
+        When `timeout_s` is over, objects of this process skip what is left of their grace periods, and do not wait
+        for their turn. Where the reaper guards this session, the others keep theirs, and it ends them in order.
+        """
+        self._leaves_processes = current_guard().status.state is GuardState.GUARDING
+        await self.stop_all(reason=reason, timeout_s=timeout_s, is_final=True)
+
     async def retire(self, name: str, *, reason: str) -> None:
         """End a service whose time is over, what depends on it first; its next start is a restart."""
         wanted = with_dependants([name], self.dependencies)
@@ -506,7 +518,8 @@ class Supervisor:
         levels = []
         try:
             for level in stop_levels(wanted, self.dependencies):
-                stops = [self.units[name].stop(reason, kill=kill, by_hand=name in by_hand) for name in level]
+                mine = [name for name in level if not (self._hurried.done() and self._is_left(name))]
+                stops = [self.units[name].stop(reason, kill=kill, by_hand=name in by_hand) for name in mine]
                 levels.append(asyncio.gather(*stops))
                 # In a hurry the others do not wait for their turn.
                 watched: set[asyncio.Future[Any]] = {levels[-1], self._hurried}
@@ -522,7 +535,11 @@ class Supervisor:
         """Skip what is left of grace periods, of all services that are being ended or wait for their turn."""
         set_signal(self._hurried)
         for name in {name for wanted, _ in self._ends for name in wanted}:
-            self.units[name].hurry()
+            if not self._is_left(name):
+                self.units[name].hurry()
+
+    def _is_left(self, name: str) -> bool:
+        return self._leaves_processes and self.units[name].slot.spec.has_process
 
 
 def _mark_retrieved(task: asyncio.Future[None]) -> None:

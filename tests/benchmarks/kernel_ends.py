@@ -169,11 +169,15 @@ class Kernel:
         server = {psutil.Process(self.server.pid)} if self.server is not None else set()
         self.helpers |= found - {self.process} - server
 
+    def guards(self) -> set[psutil.Process]:
+        """Return what watches over it, and may live as long as it does."""
+        return {process for process in self.helpers if "autostop_lab.reaper" in command_of(process)}
+
     def close(self) -> None:
         """End what is left, each by its identity."""
         self.note_helpers() if self.process.is_running() else None
         self.client.stop_channels()
-        for process in {self.process, *self.helpers}:
+        for process in {self.process, *(self.helpers - self.guards())}:
             with suppress(psutil.Error):
                 process.kill()
         if self.server is not None:
@@ -182,6 +186,14 @@ class Kernel:
         else:
             self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()
+
+
+def command_of(process: psutil.Process) -> str:
+    """Return the command line of a process; "" if it is gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def lives(process: psutil.Process) -> bool:
@@ -262,7 +274,7 @@ def measure(peer: Peer, end: End, python: str) -> Figure:
         if end.is_busy:
             kernel.begin(peer.busy if not end.swallows else swallowing(peer.busy))
         kernel.note_helpers()
-        helpers = set(kernel.helpers)
+        helpers = kernel.helpers - (kernel.guards() if end.spares_kernel else set())
         began_s = time.monotonic()
         watch = Watch(kernel.process, helpers, began_s, spares_kernel=end.spares_kernel)
         ordering = Ordering(end, kernel)

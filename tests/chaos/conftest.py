@@ -64,8 +64,8 @@ def owner(tmp_path: Path) -> Iterator[Callable[..., Owner]]:
     owners: list[Owner] = []
     mine = {child.pid for child in psutil.Process().children()}
 
-    def start(scenario: str, **facts: Any) -> Owner:
-        owners.append(Owner(scenario, tmp_path / f"owner-{len(owners)}", facts))
+    def start(scenario: str, *, temp: Path | None = None, **facts: Any) -> Owner:
+        owners.append(Owner(scenario, tmp_path / f"owner-{len(owners)}", facts, temp))
         return owners[-1]
 
     with adopting_orphans():

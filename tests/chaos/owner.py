@@ -5,6 +5,7 @@ It says what it has come to, one JSON object per line.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ from autostop_lab import (
     JobError,
     LocalEnvironment,
     LogReady,
+    Restart,
     Service,
     ServicePolicy,
     ServiceStartError,
@@ -294,6 +296,131 @@ def disk(folder: Path, disk: str) -> None:
     )
 
 
+# -- the death of the owner --------------------------------------------------------------------------------
+
+
+def fleet(
+    folder: Path,
+    phase: str = "idle",
+    count: int = 6,
+    deaf: int = 1,
+    grace_s: float = 0.5,
+) -> None:
+    """Many programs and an object with a folder, brought into one phase of their lives.
+
+    The first `deaf` of the programs ignore the polite signal. Then the owner does what it is told to.
+    """
+    env = LocalEnvironment("fleet", policy=ServicePolicy(stop_timeout_s=grace_s, start_timeout_s=100))
+    pids = folder / "pids"
+    writer = env.register_service("writer", Writer)
+    env.register_service("speaker", Speaker, "speaker")
+    names = [f"program{number}" for number in range(count)]
+    for number, name in enumerate(names):
+        argv = programs.deaf(pids) if number < deaf else programs.polite(pids)
+        needs = (names[number - 1],) if number % 5 == 4 else ()
+        env.register_service(
+            name, Command, argv, ready=LogReady("up"), policy=ServicePolicy(depends_on=("speaker", *needs))
+        )
+    if phase == "start":
+        policy = ServicePolicy(depends_on=("speaker",))
+        env.register_service("never", Command, programs.polite(pids), ready=LogReady("never"), policy=policy)
+        say("starts")
+    elif phase == "restart":
+        rule = Restart("always", max_restarts=None, backoff_s=0.02, backoff_max_s=0.02)
+        for number in range(3):
+            code = f"echo $$ >> {pids}; echo up; sleep 0.05; exit 1"
+            policy = ServicePolicy(restart=rule)
+            env.register_service(f"mortal{number}", Command, programs.sh(code), ready=LogReady("up"), policy=policy)
+    if phase == "job":
+        env.run(work_until_stopped)
+        env.submit(autostop=True)
+        say("over")
+        return
+    env.start()
+    say("there", workdir=writer.write(1), pids=[pid_of(env.services[name]) for name in names])
+    if phase == "stop":
+        threading.Thread(target=env.stop, daemon=True).start()
+    order = sys.stdin.readline().strip()
+    ORDERS[order](env)
+
+
+def slow_chain(folder: Path) -> None:
+    """Three programs, each needing the one before, that take their time when they are asked to end."""
+    env = LocalEnvironment("chain", policy=ServicePolicy(stop_timeout_s=20))
+    before: tuple[str, ...] = ()
+    for name in ("db", "api", "web"):
+        stamp = f"echo {name}-{{what}} >> {folder / 'stamps'}"
+        end = f"{stamp.format(what='asked')}; sleep 0.7; {stamp.format(what='ended')}; exit 0"
+        code = f"trap '{end}' TERM; echo up; while :; do sleep 0.02; done"
+        policy = ServicePolicy(depends_on=before)
+        env.register_service(name, Command, programs.sh(code), ready=LogReady("up"), policy=policy)
+        before = (name,)
+    env.start()
+    say("there")
+    sys.stdin.readline()
+
+
+def die_at_once(env: LocalEnvironment) -> None:
+    os._exit(5)
+
+
+def abort(env: LocalEnvironment) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.abort()
+
+
+def crash(env: LocalEnvironment) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.string_at(0)
+
+
+def become_another(env: LocalEnvironment) -> None:
+    os.execv("/bin/sleep", ["sleep", "1000"])
+
+
+def fork_in_c(env: LocalEnvironment) -> None:
+    """Fork behind Python's back: the child keeps every descriptor."""
+    if ctypes.CDLL(None).fork() == 0:
+        time.sleep(1000)
+        os._exit(0)
+    say("forked", pids=[child.pid for child in psutil.Process().children() if child.name().startswith("python")])
+    time.sleep(1000)
+
+
+def fork_in_python(env: LocalEnvironment) -> None:
+    """Fork children that end in each of the ordinary ways."""
+    for end in (sys.exit, env.close, env.stop, lambda: None):
+        if (pid := os.fork()) == 0:
+            end()
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    child = multiprocessing.get_context("fork").Process(target=env.stop)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    say("forked", states=[str(handle.state) for handle in env.services.values()])
+    input()
+    say("stopped", outcomes=outcomes(env.close()))
+
+
+def go_on(env: LocalEnvironment) -> None:
+    """Do what an owner does that was not harmed: one more service, a call, and a stop in order."""
+    late = env.register_service("late", Command, programs.polite(), ready=LogReady("up"))
+    try:
+        env.start()
+    except Exception as error:
+        say("refused", error=str(error))
+    else:
+        say("went on", pids=[pid_of(late)], states={name: str(h.state) for name, h in env.services.items()})
+    input()
+    say("stopped", outcomes=outcomes(env.close()))
+
+
+ORDERS: dict[str, Callable[[LocalEnvironment], None]] = {
+    order.__name__: order for order in (die_at_once, abort, crash, become_another, fork_in_c, fork_in_python, go_on)
+}
+
+
 # -- children ----------------------------------------------------------------------------------------------
 
 
@@ -342,6 +469,8 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         no_descriptors,
         disk,
         forgotten_child,
+        fleet,
+        slow_chain,
     )
 }
 

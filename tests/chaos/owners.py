@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ import psutil
 from tests.chaos.world import PATIENCE_S, carriers, describe, end_for_sure, eventually, reap, running
 
 ROOT = Path(__file__).parents[2]
+#: Tells a reaper's owner: a reaper does not carry the id of its session.
+OWNER_VARIABLE = "CHAOS_OWNER"
 SCENARIOS = Path(__file__).with_name("owner.py")
 
 
@@ -25,15 +29,28 @@ class Owner:
 
     It leads a session of its own, as what a terminal or Jupyter starts does.
 
+    Parameters
+    ----------
+    scenario : str
+        Which.
+    folder : Path
+        A new folder for it.
+    facts : dict
+        Arguments of the scenario.
+    temp : Path or None
+        Its folder for temporary files; None is one of its own.
+
     Attributes
     ----------
     session : str
-        An id that it and all its processes carry.
+        An id that it and all its processes carry, its reaper aside.
     """
 
-    def __init__(self, scenario: str, folder: Path, facts: dict[str, Any]) -> None:
+    def __init__(self, scenario: str, folder: Path, facts: dict[str, Any], temp: Path | None = None) -> None:
         folder.mkdir()
         self.folder = folder
+        self.temp = temp or folder / "tmp"
+        self.temp.mkdir(exist_ok=True)
         self.session = f"owner-{os.getpid()}-{time.monotonic_ns()}"
         outer = os.environ["AUTOSTOP_LAB_SESSION"]
         self._errors = (folder / "stderr").open("w+")
@@ -45,6 +62,8 @@ class Owner:
             env={
                 **os.environ,
                 "PYTHONPATH": str(ROOT),
+                "TMPDIR": str(self.temp),
+                OWNER_VARIABLE: self.session,
                 "AUTOSTOP_LAB_SESSION": f"{outer}/{self.session}",
                 "PYTHONWARNINGS": "ignore",
             },
@@ -113,9 +132,31 @@ class Owner:
         """Return the pids of living processes that carry its id, itself aside."""
         return [pid for pid in carriers(self.session) if pid != self.pid]
 
-    def hold_nothing_left(self) -> None:
-        """Wait until nothing that carries its id is left."""
-        eventually(lambda: not self.left(), lambda: f"the end of {describe(self.left())}")
+    def reapers(self) -> list[int]:
+        """Return the pids of its living reapers."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                variables = process.environ()
+                is_its = variables.get(OWNER_VARIABLE) == self.session and "AUTOSTOP_LAB_SESSION" not in variables
+                if is_its and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process.pid)
+        return found
+
+    def reaper(self) -> int:
+        """Wait until it has one reaper, and return its pid."""
+        eventually(lambda: len(self.reapers()) == 1, lambda: f"one reaper: {describe(self.reapers())}")
+        return self.reapers()[0]
+
+    def hold_nothing_left(self, beside: Collection[int] = ()) -> None:
+        """Wait until no process of its own is left, those `beside` it apart, no reaper, and no folder of a session."""
+        eventually(lambda: set(self.left()) <= {*beside}, lambda: f"the end of {describe(self.left())}")
+        eventually(lambda: not self.reapers(), lambda: f"the end of {describe(self.reapers())}")
+        assert not self.folders()
+
+    def folders(self) -> list[Path]:
+        """Return the folders of sessions in its temporary folder."""
+        return list(self.temp.glob("autostop_lab-*/session-*"))
 
     def close(self, mine: set[int]) -> list[str]:
         """End it and what it left, and return what that was."""
@@ -131,7 +172,7 @@ class Owner:
             return running(child.pid for child in psutil.Process().children() if child.pid not in mine)
 
         deadline = time.monotonic() + PATIENCE_S / 3
-        while (left := {*self.left(), *orphans()}) and time.monotonic() < deadline:
+        while (left := {*self.left(), *self.reapers(), *orphans()}) and time.monotonic() < deadline:
             time.sleep(0.01)
         told = describe(left)
         end_for_sure(left)

@@ -416,8 +416,52 @@ def go_on(env: LocalEnvironment) -> None:
     say("stopped", outcomes=outcomes(env.close()))
 
 
+def start_many(env: LocalEnvironment) -> None:
+    many = [env.register_service(f"late{number}", Command, programs.polite()) for number in range(20)]
+    env.start()
+    say("many", states=sorted({str(handle.state) for handle in many}), pids=[pid_of(handle) for handle in many])
+    time.sleep(1000)
+
+
+def no_reaper(folder: Path, how: str) -> None:
+    """A machine on which no reaper can be started, until it can."""
+    usual = sys.executable
+    program = folder / "program"
+    if how != "missing":
+        program.write_text("#!/bin/sh\n" + ("exec sleep 1000\n" if how == "hangs" else ""))
+        program.chmod(0o600 if how == "not a program" else 0o700)
+    sys.executable = str(program)
+    env = LocalEnvironment("poor")
+    env.register_service("speaker", Speaker, "speaker")
+    env.run(lambda: "done")
+    env.submit(autostop=True)
+    env.register_service(
+        "program",
+        Command,
+        programs.polite(folder / "pids"),
+        ready=LogReady("up"),
+        policy=ServicePolicy(depends_on=("speaker",), start_timeout_s=60),
+        contain="signs",
+    )
+    try:
+        env.submit(autostop=True)
+    except ServiceStartError as error:
+        assert env.last_job is not None
+        told = {"type": type(error).__name__, "service": error.service, "phase": error.phase, "error": str(error)}
+        say("refused", **told, outcomes=outcomes(env.last_job.report))
+    plain = LocalEnvironment("plain")
+    plain.register_service("speaker", Service)
+    plain.run(lambda: "done")
+    say("ran", result=plain.submit(autostop=True).result())
+    sys.executable = usual
+    env.start()
+    say("recovered", states={name: str(handle.state) for name, handle in env.services.items()})
+    env.close()
+
+
 ORDERS: dict[str, Callable[[LocalEnvironment], None]] = {
-    order.__name__: order for order in (die_at_once, abort, crash, become_another, fork_in_c, fork_in_python, go_on)
+    order.__name__: order
+    for order in (die_at_once, abort, crash, become_another, fork_in_c, fork_in_python, go_on, start_many)
 }
 
 
@@ -471,6 +515,7 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         forgotten_child,
         fleet,
         slow_chain,
+        no_reaper,
     )
 }
 

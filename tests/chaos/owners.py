@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Collection
 from contextlib import suppress
@@ -49,8 +50,9 @@ class Owner:
     def __init__(self, scenario: str, folder: Path, facts: dict[str, Any], temp: Path | None = None) -> None:
         folder.mkdir()
         self.folder = folder
-        self.temp = temp or folder / "tmp"
-        self.temp.mkdir(exist_ok=True)
+        # Short, since the paths of sockets may not be long.
+        self._own_temp = None if temp is not None else tempfile.TemporaryDirectory(prefix="o")
+        self.temp = temp or Path(self._own_temp.name if self._own_temp is not None else "")
         self.session = f"owner-{os.getpid()}-{time.monotonic_ns()}"
         outer = os.environ["AUTOSTOP_LAB_SESSION"]
         self._errors = (folder / "stderr").open("w+")
@@ -177,4 +179,6 @@ class Owner:
         told = describe(left)
         end_for_sure(left)
         eventually(lambda: not orphans())
+        if self._own_temp is not None:
+            self._own_temp.cleanup()
         return told

@@ -138,6 +138,11 @@ _rows(
             "test_children_of_a_program_that_ended_by_itself_are_dead_too",
         ),
         40: ("a daemon", "test_a_child_that_gets_away_is_dead_when_the_job_is_over"),
+        41: (
+            "a daemon that sheds every sign",
+            "test_a_child_that_sheds_every_sign_is_dead_where_its_program_is_contained",
+            "test_a_child_that_sheds_every_sign_lives_on_where_nothing_contains_it",
+        ),
         42: ("a storm of forks", "test_a_storm_of_forks_is_outlasted"),
         43: (
             "a grandchild holds the log open",

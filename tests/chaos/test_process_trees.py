@@ -6,11 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from autostop_lab import Command, LocalEnvironment, LogReady, ServicePolicy, ServiceState
+from autostop_lab import Command, ConfigurationError, LocalEnvironment, LogReady, ServicePolicy, ServiceState
 from tests.chaos import escapees, programs
 from tests.chaos.holds import hold_report, submit
 from tests.chaos.owners import Owner
@@ -31,13 +32,59 @@ def runaways(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("way", ["popen", *escapees.WAYS])
-def test_a_child_that_gets_away_is_dead_when_the_job_is_over(env: LocalEnvironment, runaways: Path, way: str) -> None:
+@pytest.mark.parametrize("kind", ["auto", "signs"])
+def test_a_child_that_gets_away_is_dead_when_the_job_is_over(
+    env: LocalEnvironment, runaways: Path, way: str, kind: str
+) -> None:
     policy = ServicePolicy(stop_timeout_s=1)
-    env.register_service("tree", Command, [*ESCAPEES, str(runaways), way], ready=LogReady("up"), policy=policy)
+    contained(env, kind, "tree", [*ESCAPEES, str(runaways), way], ready=LogReady("up"), policy=policy)
     env.run(lambda: numbers_in(runaways / way))
     ended = submit(env, {"tree": "killed" if "deaf" in way else "stopped"})
 
     hold_gone(ended.job.result(), patience_s=0.5)
+
+
+def contained(into: LocalEnvironment, kind: str, name: str, *args: Any, **fields: Any) -> None:
+    """Register a program with containment of this kind, or skip the test where the machine has none."""
+    try:
+        into.register_service(name, Command, *args, contain=kind, **fields)
+    except ConfigurationError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("kind", ["subreaper", "cgroup"])
+@pytest.mark.parametrize("end", ["by its job", "by itself"])
+def test_a_child_that_sheds_every_sign_is_dead_where_its_program_is_contained(
+    env: LocalEnvironment, runaways: Path, kind: str, end: str
+) -> None:
+    policy = ServicePolicy(stop_timeout_s=1, critical=False)
+    then = {"THEN": "exit 0"} if end == "by itself" else {}
+    argv = [*ESCAPEES, str(runaways), escapees.WORST]
+    contained(env, kind, "tree", argv, env=then, policy=policy)
+    handle = env.services["tree"]
+
+    def work() -> list[int]:
+        pids = numbers_in(runaways / escapees.WORST)
+        if then:
+            eventually(lambda: handle.state is ServiceState.STOPPED)
+        return pids
+
+    env.run(work)
+    ended = submit(env, {"tree": "exited" if then else "stopped"})
+
+    assert ended.report["tree"].contain == kind
+    hold_gone(ended.job.result(), patience_s=0.5)
+
+
+def test_a_child_that_sheds_every_sign_lives_on_where_nothing_contains_it(
+    env: LocalEnvironment, runaways: Path
+) -> None:
+    """What `contain="signs"` does not promise; whoever asks for it is told by its documentation."""
+    contained(env, "signs", "tree", [*ESCAPEES, str(runaways), escapees.WORST], ready=LogReady("up"))
+    env.run(lambda: numbers_in(runaways / escapees.WORST))
+    ended = submit(env, {"tree": "stopped"})
+
+    assert running(ended.job.result())
 
 
 @pytest.mark.parametrize("code", [0, 4])
@@ -56,10 +103,11 @@ def test_children_of_a_program_that_ended_by_itself_are_dead_too(
     hold_gone(pids, patience_s=0.5)
 
 
-def test_a_storm_of_forks_is_outlasted(env: LocalEnvironment, runaways: Path) -> None:
+@pytest.mark.parametrize("kind", ["signs", "subreaper", "cgroup"])
+def test_a_storm_of_forks_is_outlasted(env: LocalEnvironment, runaways: Path, kind: str) -> None:
     policy = ServicePolicy(stop_timeout_s=0.3, kill_timeout_s=20)
     argv = [*ESCAPEES, str(runaways), "storm", "storm", "storm"]
-    env.register_service("storm", Command, argv, ready=LogReady("up"), policy=policy)
+    contained(env, kind, "storm", argv, ready=LogReady("up"), policy=policy)
     env.run(lambda: numbers_in(runaways / "storm", 60))
     submit(env, {"storm": "killed"})
     pids = numbers_in(runaways / "storm")

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from autostop_lab import LocalEnvironment
-from tests.chaos.owners import Owner
+from tests.chaos.owners import Owner, close
 from tests.chaos.world import adopting_orphans, listening_ports
 from tests.services_for_tests import Diary
 
@@ -70,5 +70,5 @@ def owner(tmp_path: Path) -> Iterator[Callable[..., Owner]]:
 
     with adopting_orphans():
         yield start
-        left = [left for one in owners for left in one.close(mine)]
+        left = close(owners, mine)
     assert not left, f"left by an owner: {left}"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -160,8 +160,8 @@ class Owner:
         """Return the folders of sessions in its temporary folder."""
         return list(self.temp.glob("autostop_lab-*/session-*"))
 
-    def close(self, mine: set[int]) -> list[str]:
-        """End it and what it left, and return what that was."""
+    def end(self) -> None:
+        """Kill it if it lives, and let go of its pipes."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(PATIENCE_S)
@@ -169,16 +169,36 @@ class Owner:
             if stream is not None:
                 stream.close()
 
-        def orphans() -> list[int]:
-            reap({self.pid}, mine)
-            return running(child.pid for child in psutil.Process().children() if child.pid not in mine)
-
-        deadline = time.monotonic() + PATIENCE_S / 3
-        while (left := {*self.left(), *self.reapers(), *orphans()}) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        told = describe(left)
-        end_for_sure(left)
-        eventually(lambda: not orphans())
+    def remove_temp(self) -> None:
+        """Remove its folder for temporary files."""
         if self._own_temp is not None:
             self._own_temp.cleanup()
-        return told
+
+
+def close(owners: Iterable[Owner], mine: set[int]) -> list[str]:
+    """End owners and all that they have left; return what that was.
+
+    Parameters
+    ----------
+    owners : iterable of Owner
+        Them.
+    mine : set of int
+        Pids of other children of ours; any further child is an orphan.
+    """
+    for owner in owners:
+        owner.end()
+
+    def left() -> set[int]:
+        reap(set(), mine)
+        orphans = running(child.pid for child in psutil.Process().children() if child.pid not in mine)
+        return {*orphans, *(pid for owner in owners for pid in (*owner.left(), *owner.reapers()))}
+
+    deadline = time.monotonic() + PATIENCE_S / 3
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    told = describe(left())
+    end_for_sure(left())
+    eventually(lambda: not left())
+    for owner in owners:
+        owner.remove_temp()
+    return told

@@ -159,3 +159,76 @@ _rows(
         ),
     },
 )
+_rows(
+    "test_owner_death",
+    {
+        46: (
+            "SIGKILL in each phase",
+            "test_nothing_is_left_of_an_owner_that_was_killed",
+            "test_an_owner_that_was_killed_leaves_programs_their_grace_and_their_order",
+        ),
+        47: (
+            "SIGTERM, SIGHUP, SIGQUIT",
+            "test_a_signal_to_end_stops_services_and_the_status_is_the_signals",
+            "test_a_quit_ends_the_owner_on_the_spot_and_nothing_is_left",
+        ),
+        48: (
+            "an exit past Python, an abort, a crash",
+            "test_nothing_is_left_of_an_owner_that_crashed_and_its_status_is_its_own",
+        ),
+        49: (
+            "a child keeps everything of the dead owner open",
+            "test_a_child_that_keeps_everything_open_does_not_stand_for_its_dead_owner",
+        ),
+        50: ("the owner is suspended", "test_an_owner_that_is_suspended_is_not_dead"),
+        51: ("the owner becomes another program", "test_an_owner_that_became_another_program_is_no_owner_any_more"),
+        52: (
+            "the owner forks, and the child ends",
+            "test_forked_children_that_end_take_nothing_of_their_parents_along",
+        ),
+        53: ("the clock jumps", "test_a_clock_that_jumps_ends_and_starts_nothing"),
+    },
+)
+_rows(
+    "test_reaper_faults",
+    {
+        62: (
+            "the reaper is killed",
+            "test_a_reaper_that_was_killed_is_replaced_and_knows_all",
+            "test_an_owner_that_dies_right_after_its_reaper_leaves_nothing_to_the_next",
+        ),
+        63: (
+            "the reaper is killed again and again",
+            "test_a_reaper_that_dies_again_and_again_is_told_of_and_the_owner_goes_on",
+        ),
+        64: ("the reaper is stuck", "test_a_reaper_that_is_stuck_is_replaced_when_it_is_needed"),
+        65: (
+            "owner and reaper are killed together",
+            "test_a_session_that_died_with_its_reaper_is_cleaned_by_the_next_one",
+        ),
+        66: ("no reaper can be started", "test_a_program_is_not_launched_where_no_reaper_can_be_started"),
+        67: ("garbage for the reaper", "test_garbage_is_refused_and_hurts_nobody"),
+        68: (
+            "the way to the reaper is full",
+            "test_a_reaper_that_is_not_listened_to_takes_ten_thousand_requests_and_answers_all",
+            "test_many_services_start_while_the_reaper_is_stuck",
+        ),
+        69: (
+            "a journal that cannot be believed",
+            "test_a_journal_that_cannot_be_believed_is_set_aside_and_nobody_is_signalled",
+        ),
+        70: ("a pid is somebody else's by now", "test_a_lease_with_a_pid_of_somebody_else_hurts_nobody"),
+        71: ("a pid that can be no service", "test_a_pid_that_can_be_no_service_is_refused"),
+        72: (
+            "the machine was started anew",
+            "test_a_journal_of_before_the_machine_was_started_anew_ends_nobody",
+        ),
+        73: ("two sessions side by side", "test_a_session_that_lives_is_never_touched_by_another"),
+        74: (
+            "a folder that is not ours",
+            "test_a_folder_that_is_not_the_instances_own_is_refused",
+            "test_a_folder_that_becomes_a_link_is_removed_as_a_link",
+            "test_a_journal_with_a_folder_of_somebody_else_removes_only_its_own",
+        ),
+    },
+)

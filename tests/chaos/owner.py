@@ -243,17 +243,22 @@ def problems_of(error: BaseException) -> list[str]:
 def no_room_for_processes(folder: Path, place: str) -> None:
     """An ordinary user whose processes and threads are counted."""
     os.environ["TMPDIR"] = tempfile.tempdir = place
+    sys.executable = SYSTEM_PYTHON  # ours may lie where only root may look
     user = 50_000 + os.getpid() % 10_000  # whom nobody else is
     os.setgid(user)
     os.setuid(user)
     now = threading.active_count() + 1  # and the supervisor's thread
-    try_rounds(resource.RLIMIT_NPROC, list(range(now, now + 8)))
+    try_rounds(resource.RLIMIT_NPROC, list(range(now, now + 10)))
 
 
 def no_descriptors(folder: Path) -> None:
     """A process whose descriptors are counted."""
     now = max(int(name) for name in os.listdir("/proc/self/fd"))
     try_rounds(resource.RLIMIT_NOFILE, list(range(now, now + 22)))
+
+
+#: Of the system, for everybody.
+SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 class Writer(Service):
@@ -268,17 +273,18 @@ class Writer(Service):
         return str(self.workdir)
 
 
-def disk(folder: Path, disk: str) -> None:
-    """Services whose folders lie on a disk that a test fills or makes read-only."""
-    os.environ["TMPDIR"] = tempfile.tempdir = disk
+def disk(folder: Path) -> None:
+    """Services whose folders lie on a disk that a test fills, or takes away."""
+    say("begins", temp=tempfile.gettempdir())
+    input()
     env = LocalEnvironment("disk")
     writer = env.register_service("writer", Writer)
     env.register_service("program", Command, programs.polite(), ready=LogReady("up"))
 
     def work() -> None:
         say("working", workdir=writer.write(1))
-        input()
-        writer.write(100)
+        if sys.stdin.readline().strip() == "write":
+            writer.write(100)
 
     env.run(work)
     error = None
@@ -294,6 +300,7 @@ def disk(folder: Path, disk: str) -> None:
         states={entry.name: entry.state for entry in report.services} if report is not None else {},
         receipt=str(report),
     )
+    input()
 
 
 # -- the death of the owner --------------------------------------------------------------------------------

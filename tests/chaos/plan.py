@@ -74,7 +74,7 @@ _rows(
             "the disk is full or read-only",
             "test_a_full_disk_hinders_no_stop",
             "test_a_disk_that_is_full_from_the_start_is_a_failed_start",
-            "test_a_disk_that_becomes_read_only_hinders_no_stop",
+            "test_a_folder_that_cannot_be_removed_hinders_no_stop_and_is_told",
         ),
     },
 )

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from autostop_lab.reaper.deaths import Death, current_place, mark_told, untold
+from autostop_lab.reaper.guard import GuardState, GuardStatus
 from autostop_lab.reaper.sweep import SessionSeen, sessions, sweep
 
 logger = logging.getLogger("autostop_lab.environment")
@@ -53,6 +54,20 @@ def describe_session(seen: SessionSeen) -> str:
         state = "has ended, and so has its reaper; `autostop-lab sweep` or the next session cleans it"
     held = ", ".join(f"{lease.name} (pid {lease.pid})" if lease.pid else lease.name for lease in seen.services)
     return f"process {seen.owner_pid}{where} {state}; services: {held or 'none'}"
+
+
+def describe_guard(status: GuardStatus) -> str:
+    """Return in words whether a reaper guards this process, on one line."""
+    match status.state:
+        case GuardState.GUARDING:
+            return f"reaper: process {status.pid} guards this one"
+        case GuardState.DEGRADED:
+            return (
+                f"reaper: DEGRADED, {status.reason}. If this process is killed now, its services may live until "
+                "`autostop-lab sweep` or the next session."
+            )
+        case _:
+            return "reaper: none, since nothing here needs one (it comes with the first program, process or workdir)"
 
 
 def has_unclean_sessions() -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from IPython.core.error import UsageError
 
 from autostop_lab import __version__
+from autostop_lab.environment.aftermath import describe_guard
 from autostop_lab.environment.base import Environment
 from autostop_lab.environment.registry import jobs, last_job, registry
 from autostop_lab.exceptions import AutostopError, UnknownJobError, UnknownServiceError
@@ -22,6 +23,7 @@ from autostop_lab.job.report import seconds
 from autostop_lab.jupyter.options import UsageParser, split_words, unquoted
 from autostop_lab.jupyter.raising import hide_our_frames, raise_as_users
 from autostop_lab.jupyter.view import has_pictures
+from autostop_lab.reaper.guard import GuardState, current_guard
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.spec import RUNTIME_OPTIONS
 
@@ -200,6 +202,8 @@ def _status() -> str:
         live = [f"{handle.name} {handle.state}" for handle in env.services.values() if handle.state != "stopped"]
         if live and (env.last_job is None or id(env.last_job) not in ours):
             lines.append(f"environment {env.name!r} keeps: {', '.join(live)}")
+    if (guard := current_guard().status).state is GuardState.DEGRADED:
+        lines.append(describe_guard(guard))
     return "\n\n".join(lines)
 
 
@@ -292,6 +296,7 @@ def _config(shell: Any) -> str:
             ", ".join(versions),
             "loaded: %%autostop_job, %autostop, completion, top-level await in %%autostop_job",
             f"front end: {front}",
+            describe_guard(current_guard().status),
             f"runtimes of services: {', '.join(RUNTIME_OPTIONS)}, and programs (Command)",
             "settings: none beside the options of each job; %%autostop_job -h shows them",
         ]

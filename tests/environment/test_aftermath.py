@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from autostop_lab.environment.aftermath import describe_death, describe_session, news
+from autostop_lab.environment.aftermath import describe_death, describe_guard, describe_session, news
 from autostop_lab.reaper.deaths import Death, ServiceEnd, current_place, record
 from autostop_lab.reaper.folders import root_in
+from autostop_lab.reaper.guard import GuardState, GuardStatus
 from autostop_lab.reaper.sweep import SessionSeen
 
 
@@ -62,6 +63,18 @@ def test_problems_have_a_line_each() -> None:
 )
 def test_a_session_is_told_by_who_owns_it_and_how_that_is(seen: SessionSeen, words: str) -> None:
     assert words in describe_session(seen)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (GuardStatus(GuardState.OFF), "reaper: none, since nothing here needs one"),
+        (GuardStatus(GuardState.GUARDING, pid=7), "reaper: process 7 guards this one"),
+        (GuardStatus(GuardState.DEGRADED, "it died 5 times"), "reaper: DEGRADED, it died 5 times. If this process"),
+    ],
+)
+def test_the_guard_is_told_by_whether_it_guards(status: GuardStatus, words: str) -> None:
+    assert describe_guard(status).startswith(words)
 
 
 def test_news_are_told_once_and_only_where_they_belong(tmp_path: Path) -> None:

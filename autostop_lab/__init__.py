@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autostop_lab.dataflow.functions import BatchFunction as BatchFunction
+    from autostop_lab.dataflow.functions import CoMapFunction as CoMapFunction
     from autostop_lab.dataflow.functions import FilterFunction as FilterFunction
     from autostop_lab.dataflow.functions import FlatMapFunction as FlatMapFunction
+    from autostop_lab.dataflow.functions import JoinFunction as JoinFunction
+    from autostop_lab.dataflow.functions import KeyByFunction as KeyByFunction
     from autostop_lab.dataflow.functions import MapFunction as MapFunction
     from autostop_lab.dataflow.functions import SinkFunction as SinkFunction
+    from autostop_lab.dataflow.functions import SourceFunction as SourceFunction
+    from autostop_lab.dataflow.settings import DeadLetter as DeadLetter
+    from autostop_lab.dataflow.settings import Retry as Retry
     from autostop_lab.environment.local import LocalEnvironment as LocalEnvironment
     from autostop_lab.environment.manager import ServiceManager as ServiceManager
     from autostop_lab.environment.registry import jobs as jobs
@@ -66,11 +72,16 @@ __version__ = "0.1.0"
 _HOME = {
     "autostop_lab.dataflow.functions": (
         "BatchFunction",
+        "CoMapFunction",
         "FilterFunction",
         "FlatMapFunction",
+        "JoinFunction",
+        "KeyByFunction",
         "MapFunction",
         "SinkFunction",
+        "SourceFunction",
     ),
+    "autostop_lab.dataflow.settings": ("DeadLetter", "Retry"),
     "autostop_lab.environment.local": ("LocalEnvironment",),
     "autostop_lab.environment.manager": ("ServiceManager",),
     "autostop_lab.environment.registry": ("jobs", "last_job"),

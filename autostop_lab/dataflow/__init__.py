@@ -1,4 +1,4 @@
-"""WHAT A JOB COMPUTES. Functions, streams, the graph of operators, and the loop that is made of them."""
+"""WHAT A JOB COMPUTES. Functions, streams, the graph of operators, its stages, and the loops that are made of them."""
 
 from __future__ import annotations
 
@@ -6,23 +6,42 @@ from autostop_lab.dataflow.control import Control
 from autostop_lab.dataflow.functions import (
     BaseFunction,
     BatchFunction,
+    CoMapFunction,
     FilterFunction,
     FlatMapFunction,
+    JoinFunction,
+    KeyByFunction,
     MapFunction,
     SinkFunction,
+    SourceFunction,
 )
 from autostop_lab.dataflow.graph import Graph, Kind, Operator, Pipeline
 from autostop_lab.dataflow.progress import OperatorProgress, Progress, ProgressSnapshot
-from autostop_lab.dataflow.streams import DataStream, from_batch, from_collection, run
+from autostop_lab.dataflow.settings import DeadLetter, DeadRecord, Retry
+from autostop_lab.dataflow.streams import (
+    ConnectedStreams,
+    DataStream,
+    from_batch,
+    from_collection,
+    from_future,
+    from_source,
+    run,
+)
 
 __all__ = [
     "BaseFunction",
     "BatchFunction",
+    "CoMapFunction",
+    "ConnectedStreams",
     "Control",
     "DataStream",
+    "DeadLetter",
+    "DeadRecord",
     "FilterFunction",
     "FlatMapFunction",
     "Graph",
+    "JoinFunction",
+    "KeyByFunction",
     "Kind",
     "MapFunction",
     "Operator",
@@ -30,8 +49,12 @@ __all__ = [
     "Pipeline",
     "Progress",
     "ProgressSnapshot",
+    "Retry",
     "SinkFunction",
+    "SourceFunction",
     "from_batch",
     "from_collection",
+    "from_future",
+    "from_source",
     "run",
 ]

@@ -10,23 +10,34 @@ from typing import Any
 from autostop_lab.dataflow.functions import (
     BaseFunction,
     BatchFunction,
+    CoMapFunction,
     FilterFunction,
     FlatMapFunction,
+    JoinFunction,
+    KeyByFunction,
     MapFunction,
     SinkFunction,
+    SourceFunction,
     is_iterable,
 )
-from autostop_lab.dataflow.graph import Form, Kind, OneShot, Operator, label
+from autostop_lab.dataflow.graph import Form, Kind, OneShot, Operator, Pairing, default_name, label
+from autostop_lab.dataflow.settings import DEFAULT_SETTINGS, DeadLetter, Settings, near_ours
 from autostop_lab.exceptions import ArgumentError, PipelineError
 
 #: The base class of each kind, and the method of a stream (or of the environment) that takes it.
 ROLES: Mapping[type[BaseFunction], tuple[Kind, str]] = {
     BatchFunction: (Kind.SOURCE, "from_batch"),
+    SourceFunction: (Kind.SOURCE, "from_source"),
     MapFunction: (Kind.MAP, "map"),
     FilterFunction: (Kind.FILTER, "filter"),
     FlatMapFunction: (Kind.FLATMAP, "flatmap"),
+    KeyByFunction: (Kind.KEYBY, "keyby"),
+    CoMapFunction: (Kind.COMAP, "connect(...).comap"),
+    JoinFunction: (Kind.JOIN, "connect(...).join"),
     SinkFunction: (Kind.SINK, "sink"),
 }
+#: Methods of function classes that the engine calls.
+CALLED = ("execute", "open", "close")
 
 
 def function_name(function: Any) -> str:
@@ -75,15 +86,11 @@ def next_name(kind: Kind, name: str | None, operators: Collection[Operator]) -> 
     PipelineError
         The name is taken, or no name at all.
     """
-    taken = {operator.name for operator in operators}
     if name is None:
-        same = 1 + sum(operator.kind is kind for operator in operators)
-        while (default := kind.value if same == 1 else f"{kind}#{same}") in taken:
-            same += 1
-        return default
+        return default_name(kind, operators)
     if not isinstance(name, str) or not name.strip():
         raise PipelineError(f"the name of an operator is a text, not {name!r}. Leave name= out for {kind.value!r}.")
-    if name in taken:
+    if name in {operator.name for operator in operators}:
         raise PipelineError(
             f"operator {name!r}: the pipeline has an operator of this name. Choose another name=, or leave it out."
         )
@@ -91,7 +98,12 @@ def next_name(kind: Kind, name: str | None, operators: Collection[Operator]) -> 
 
 
 def function_operator(
-    kind: Kind, name: str, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    kind: Kind,
+    name: str,
+    function: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    settings: Settings = DEFAULT_SETTINGS,
 ) -> Operator:
     """Describe an operator that calls a function with each record.
 
@@ -105,6 +117,8 @@ def function_operator(
         A callable, a class with ``execute``, or an object with ``execute``.
     args, kwargs : tuple, dict
         For the class's constructor.
+    settings : Settings
+        How it runs.
 
     Returns
     -------
@@ -134,10 +148,160 @@ def function_operator(
         refuse_generator(kind, what, function)
         refuse_other_arguments(what, function, count=1)
     check_arguments(what, function, form, args, kwargs)
-    return Operator(kind, name, function, form, args, dict(kwargs), shown)
+    check_settings(what, form, settings)
+    return Operator(kind, name, function, form, args, dict(kwargs), shown, settings)
 
 
-def source_operator(name: str, source: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operator:
+def comap_operator(
+    name: str, functions: tuple[Any, ...], kwargs: Mapping[str, Any], settings: Settings, streams: int
+) -> Operator:
+    """Describe an operator that calls another function for each of several streams.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    functions : tuple
+        A class or object with a method ``map0``, ``map1`` ... per stream, and the arguments of the class's
+        constructor; or a callable per stream.
+    kwargs : dict
+        For the class's constructor.
+    settings : Settings
+        How it runs.
+    streams : int
+        How many streams there are.
+
+    Returns
+    -------
+    Operator
+        The description.
+
+    Raises
+    ------
+    ArgumentError, PipelineError
+        It does not fit.
+    """
+    function, *args = functions or (None,)
+    shown = function_name(function)
+    what = label(name, shown)
+    if inspect.getattr_static(function, "map0", None) is not None:
+        form = Form.CLASS if isinstance(function, type) else Form.OBJECT
+        for number in range(streams):
+            if not callable(getattr(function, f"map{number}", None)):
+                raise PipelineError(
+                    f"{what}: there are {streams} streams, and {shown} has no map{number}() for the one numbered "
+                    f"{number}. Define it: def map{number}(self, record)."
+                )
+        for method in (*(f"map{number}" for number in range(streams)), "open", "close"):
+            refuse_async(f"{method}() of {what}", getattr(function, method, None))
+        check_arguments(what, function, form, tuple(args), kwargs)
+        check_settings(what, form, settings)
+        return Operator(Kind.COMAP, name, function, form, tuple(args), dict(kwargs), shown, settings)
+    if isinstance(function, type) or not functions or not all(map(callable, functions)):
+        raise PipelineError(
+            f"{what} takes a class or object with a method per stream, map0(record), map1(record) ..., or a function "
+            f"for each of the {streams} streams, not {a_kind_of(function)}."
+        )
+    if len(functions) != streams or kwargs:
+        given = f"{len(functions)} functions" if not kwargs else f"further arguments ({', '.join(kwargs)})"
+        raise PipelineError(
+            f"{what}: there are {streams} streams, and it got {given}. Give one function per stream.{near_ours(kwargs)}"
+        )
+    for one in functions:
+        refuse_async(what, one)
+        refuse_other_arguments(what, one, count=1)
+    return Operator(Kind.COMAP, name, functions, Form.CALLABLES, shown=shown, settings=settings)
+
+
+def join_operator(
+    name: str,
+    function: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    settings: Settings,
+    pairing: Pairing,
+    streams: int,
+) -> Operator:
+    """Describe an operator that brings records of equal keys together.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    function : object
+        A class or object with ``execute(payload, key, tag)``; a callable ``(left, right) -> record``; or None for
+        pairs.
+    args, kwargs : tuple, dict
+        For the class's constructor.
+    settings : Settings
+        How it runs.
+    pairing : Pairing
+        How it pairs by itself.
+    streams : int
+        How many streams there are.
+
+    Returns
+    -------
+    Operator
+        The description.
+
+    Raises
+    ------
+    ArgumentError, PipelineError
+        It does not fit.
+    """
+    shown = function_name(function) if function is not None else ""
+    what = label(name, shown)
+    form = executable_form(Kind.JOIN, what, function) if function is not None else None
+    if form is not None:
+        if pairing != Pairing():
+            raise PipelineError(
+                f"{what} decides by itself what it keeps and matches: how=, window_records= and window_s= belong to "
+                "join(function) with a function of two records."
+            )
+        refuse_other_arguments(f"execute() of {what}", function.execute, count=3 + (form is Form.CLASS))
+        check_arguments(what, function, form, args, kwargs)
+        check_settings(what, form, settings)
+        return Operator(Kind.JOIN, name, function, form, args, dict(kwargs), shown, settings)
+    if streams != 2:
+        raise PipelineError(
+            f"{what} pairs the records of two streams, and there are {streams}. Join two, then the result with the "
+            "third; or give a JoinFunction."
+        )
+    if function is not None:
+        if not callable(function):
+            raise PipelineError(
+                f"{what} takes a function of two records, a JoinFunction, or nothing for pairs, not "
+                f"{a_kind_of(function)}."
+            )
+        refuse_async(what, function)
+        refuse_other_arguments(what, function, count=2)
+    if args or kwargs:
+        check_arguments(what, function, Form.CALLABLE, args, kwargs)
+    return Operator(Kind.JOIN, name, function, Form.CALLABLE, shown=shown, settings=settings, pairing=pairing)
+
+
+def check_settings(what: str, form: Form, settings: Settings) -> None:
+    """Refuse one object for several replicas."""
+    if form is Form.OBJECT and settings.parallelism is not None and settings.parallelism > 1:
+        raise PipelineError(
+            f"{what}: parallelism={settings.parallelism} needs as many objects, and this is one. Give the class, of "
+            "which a new object is made for each; or its method, if several threads may call it at a time."
+        )
+    for letter in (settings.last_resort,):
+        if isinstance(letter, DeadLetter):
+            refuse_async(f"the dead letter of {what}", getattr(letter.sink, "execute", letter.sink))
+
+
+def source_operator(
+    name: str,
+    source: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    settings: Settings = DEFAULT_SETTINGS,
+    *,
+    is_unbounded: bool = False,
+) -> Operator:
     """Describe a source.
 
     Parameters
@@ -145,9 +309,14 @@ def source_operator(name: str, source: Any, args: tuple[Any, ...], kwargs: Mappi
     name : str
         Its name.
     source : object
-        An iterable, a callable that returns one, or a class or object with ``execute``.
+        An iterable, a callable that returns one, or a class or object with ``execute``. Without bounds, a callable
+        that is no generator function returns a record.
     args, kwargs : tuple, dict
         For the class's constructor.
+    settings : Settings
+        How it runs.
+    is_unbounded : bool
+        Whether it goes on until it is stopped.
 
     Returns
     -------
@@ -169,15 +338,34 @@ def source_operator(name: str, source: Any, args: tuple[Any, ...], kwargs: Mappi
         form = Form.ITERABLE if is_iterable(source) else Form.CALLABLE
         if form is Form.CALLABLE:
             if not callable(source):
+                taker = "from_source" if is_unbounded else "from_batch"
                 raise PipelineError(
                     f"{what} cannot be read: {a_kind_of(source)} is not iterable. "
-                    "Give from_batch an iterable, a function that returns one, or a class with execute()."
+                    f"Give {taker} an iterable, a function that returns one, or a class with execute()."
                 )
             refuse_async(what, source)
+            refuse_other_arguments(what, source, count=0)
     check_arguments(what, source, form, args, kwargs)
+    refuse_settings(what, form, settings)
     if form is Form.ITERABLE and isinstance(source, Iterator):
         source = OneShot(source)
-    return Operator(Kind.SOURCE, name, source, form, args, dict(kwargs), shown)
+    return Operator(Kind.SOURCE, name, source, form, args, dict(kwargs), shown, settings, is_unbounded)
+
+
+def refuse_settings(what: str, form: Form, settings: Settings) -> None:
+    """Refuse settings that a source cannot have."""
+    if settings.parallelism != 1:
+        raise PipelineError(
+            f"{what}: parallelism={settings.parallelism}: a source is read by one, so that no record comes twice. Give "
+            "parallelism= to the operators behind it."
+        )
+    if settings.on_error == "fail":
+        return
+    if settings.last_resort != "fail" or form not in (Form.CLASS, Form.OBJECT):
+        raise PipelineError(
+            f"{what}: on_error={settings.on_error!r}: where a source fails there is no record to go on without. Only "
+            "Retry(...) is possible, and only for a class or object with execute()."
+        )
 
 
 def call_operator(function: Any) -> Operator:
@@ -245,9 +433,11 @@ def executable_form(kind: Kind, what: str, function: Any) -> Form | None:
         hint = f"Use {ROLES[base][1]}() for it" if base else f"Derive it from {role.__name__}"
         raise PipelineError(f"{what}: {cls.__name__} is not a {role.__name__}. {hint}.")
     execute = function.execute
+    if not callable(execute):
+        raise PipelineError(f"{what}: execute of {cls.__name__} is {a_kind_of(execute)}, and has to be a method.")
     if getattr(execute, "__isabstractmethod__", False):
         raise PipelineError(f"{what}: {cls.__name__} does not define execute(). Define it.")
-    for name in ("execute", "open", "close"):
+    for name in CALLED:
         refuse_async(f"{name}() of {what}", getattr(function, name, None))
     refuse_generator(kind, f"execute() of {what}", execute)
     return Form.CLASS if is_class else Form.OBJECT
@@ -262,7 +452,7 @@ def refuse_generator(kind: Kind, what: str, function: Any) -> None:
             f"{what} contains yield; it is called once per record and returns it, None at the end. "
             "For a generator, give from_batch the function itself, without a class around it."
         )
-    if kind in (Kind.FILTER, Kind.SINK):
+    if kind in (Kind.FILTER, Kind.SINK, Kind.KEYBY):
         raise PipelineError(f"{what} contains yield, so a call runs none of its lines. Take the yield out.")
 
 
@@ -273,7 +463,7 @@ def check_arguments(what: str, function: Any, form: Form, args: tuple[Any, ...],
             given = ", ".join([*map(repr_short, args), *(f"{key}=" for key in kwargs)])
             raise PipelineError(
                 f"{what} takes no further arguments ({given}); these go to the constructor of a class with "
-                "execute(). For a function, use functools.partial or a lambda."
+                f"execute(). For a function, use functools.partial or a lambda.{near_ours(kwargs)}"
             )
         return
     try:
@@ -285,6 +475,7 @@ def check_arguments(what: str, function: Any, form: Form, args: tuple[Any, ...],
     except TypeError as error:
         raise ArgumentError(
             f"{what}: the arguments do not fit {function.__name__}{signature}: {error}. Change the ones given here."
+            f"{near_ours(kwargs)}"
         ) from None
 
 

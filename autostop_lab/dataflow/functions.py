@@ -127,6 +127,14 @@ class BatchFunction(BaseFunction):
         """Return the next record, or None when there is no further one."""
 
 
+class SourceFunction(BaseFunction):
+    """A source without an end of its own: None is "nothing now", and ``StopIteration`` is the end."""
+
+    @abstractmethod
+    def execute(self) -> Any:
+        """Return the next record, or None when there is none now; raise StopIteration when there never will be."""
+
+
 class MapFunction(BaseFunction):
     """Makes one record of another; None is a record like any other."""
 
@@ -165,6 +173,26 @@ class FlatMapFunction(BaseFunction):
                 "record. Collect within execute(record) only."
             )
         context.collected.append(record)
+
+
+class KeyByFunction(BaseFunction):
+    """Says which key a record has."""
+
+    @abstractmethod
+    def execute(self, record: Any) -> Any:
+        """Return the key of `record`: something hashable."""
+
+
+class CoMapFunction(BaseFunction):
+    """Makes one record of each, with a method per stream: ``map0`` for those of the first, ``map1`` ..."""
+
+
+class JoinFunction(BaseFunction):
+    """Sees the records of several streams by key, keeps what it needs, and returns what it has joined."""
+
+    @abstractmethod
+    def execute(self, payload: Any, key: Any, tag: int) -> Iterable[Any] | None:
+        """Return the records that become of `payload`, whose key is `key`, from the stream numbered `tag` from 0."""
 
 
 class SinkFunction(BaseFunction):

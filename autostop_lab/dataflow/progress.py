@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from autostop_lab.dataflow.fuse import Step
 from autostop_lab.dataflow.graph import Kind, Pipeline
 
 
@@ -25,6 +28,14 @@ class OperatorProgress:
         Records that left it; None for a sink.
     errors : int
         Records that failed in it.
+    records_per_s : float
+        Records taken per second, on average (for a source: given).
+    queued : int
+        Records that wait in front of it.
+    last_error : str
+        The last record's error that did not end the job, on one line; "" if there was none.
+    remaining_s : float or None
+        Seconds to go at the average rate, where the length of the sources is known and each record comes here once.
     """
 
     pipeline: int
@@ -34,6 +45,15 @@ class OperatorProgress:
     records_in: int | None
     records_out: int | None
     errors: int
+    records_per_s: float = 0.0
+    queued: int = 0
+    last_error: str = ""
+    remaining_s: float | None = None
+
+    @property
+    def records(self) -> int:
+        """Records that it took, or that it gave, for a source."""
+        return (self.records_out if self.records_in is None else self.records_in) or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +63,7 @@ class ProgressSnapshot:
     Attributes
     ----------
     operators : tuple of OperatorProgress
-        Pipeline by pipeline, in the order in which a record passes them.
+        Pipeline by pipeline, in the order of their declaration.
     records : int
         Records taken from all sources.
     length : int or None
@@ -52,6 +72,8 @@ class ProgressSnapshot:
         Since the run began, up to its end.
     is_over : bool
         Whether the run has ended.
+    completed : int
+        How many of the sources' first records are through with all that became of them.
     """
 
     operators: tuple[OperatorProgress, ...]
@@ -59,6 +81,14 @@ class ProgressSnapshot:
     length: int | None
     elapsed_s: float
     is_over: bool
+    completed: int = 0
+
+    def __getitem__(self, name: str) -> OperatorProgress:
+        """Return the counts of an operator by its name, of the first pipeline that has one."""
+        for operator in self.operators:
+            if operator.name == name:
+                return operator
+        raise KeyError(name)
 
     @property
     def records_per_s(self) -> float:
@@ -84,8 +114,88 @@ class ProgressSnapshot:
         return f"{table(self.operators)}\n{self.records}{of} records in {time_line}{rate}"
 
 
+class Meter:
+    """Counts of one loop: one replica of a stage, for one of the streams that it takes. One thread writes.
+
+    Parameters
+    ----------
+    positions : sequence of int
+        Positions in the pipeline of its operators.
+    steps : sequence of Step
+        What its operators do, in the same order.
+    """
+
+    def __init__(self, positions: Sequence[int], steps: Sequence[Step]) -> None:
+        self.positions = tuple(positions)
+        self.steps = tuple(steps)
+        size = 1 + sum(step.kind.changes_count + step.is_guarded for step in steps)
+        # Replaced as a whole, so that whoever reads meanwhile gets numbers that belong together.
+        self._state: tuple[tuple[int, ...], int | None] = ((0,) * size, None)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Records taken, then what the loop counts."""
+        return self._state[0]
+
+    def note(self, counts: tuple[int, ...], failed_at: int | None = None) -> None:
+        """Note the counts, and the position in the loop of the operator in which the last record failed."""
+        self._state = (counts, failed_at)
+
+    def rows(self) -> list[tuple[int, int, int]]:
+        """Return records in, records out and errors of each operator."""
+        return tally(self.steps, *self._state)
+
+
+class Completion:
+    """How many of a source's first records are through, with all that became of them.
+
+    Parameters
+    ----------
+    on_complete : callable
+        Called with the index of the first record and of the one behind the last of each stretch that is through,
+        in whatever order that happens.
+    """
+
+    def __init__(self, on_complete: Callable[[int, int], None] | None = None) -> None:
+        self.completed = 0
+        self.on_complete = on_complete
+        self._spans: deque[Span] = deque()
+
+    def begin(self, start: int) -> Span:
+        """Return the stretch of records from index `start` on, which is on its way once."""
+        span = Span(self, start)
+        self._spans.append(span)
+        return span
+
+    def advance(self) -> None:
+        """Note that a stretch is through."""
+        while self._spans and not self._spans[0].open_count:
+            self.completed = self._spans.popleft().stop
+
+
+class Span:
+    """A stretch of a source's records, and on how many ways they are.
+
+    Attributes
+    ----------
+    completion : Completion
+        Its source's.
+    start, stop : int
+        Index of the first record, and of the one behind the last.
+    open_count : int
+        How many batches there are that came of them.
+    """
+
+    __slots__ = ("completion", "open_count", "start", "stop")
+
+    def __init__(self, completion: Completion, start: int) -> None:
+        self.completion = completion
+        self.start = self.stop = start
+        self.open_count = 1
+
+
 class PipelineProgress:
-    """Counts of one pipeline; one engine writes, anyone reads.
+    """Counts of one pipeline; its engine writes, anyone reads.
 
     Parameters
     ----------
@@ -94,32 +204,81 @@ class PipelineProgress:
 
     Attributes
     ----------
-    length : int or None
-        How many records the source holds, where it knows that.
+    lengths : dict of int to (int or None)
+        How many records each source holds, by position, where it knows that.
+    completions : dict of int to Completion
+        Of each source, by position.
+    meters : list of Meter
+        Of all its loops.
+    queued : callable
+        Returns how many records wait in front of the operator at a position.
+    last_errors : dict of int to str
+        The last error of a dropped record, by position.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
-        self.length = pipeline.length
-        # Replaced as a whole, so that whoever reads meanwhile gets numbers that belong together.
-        self._state: tuple[tuple[int, ...], int | None] = ((0,) * pipeline.count_size, None)
+        sources = [position for position, kind in enumerate(pipeline.kinds) if kind is Kind.SOURCE]
+        self.lengths: dict[int, int | None] = dict.fromkeys(sources)
+        if len(sources) == 1:
+            self.lengths[sources[0]] = pipeline.length
+        self.completions = {position: Completion() for position in sources}
+        self.meters: list[Meter] = []
+        self.queued: Callable[[int], int] = nothing_queued
+        self.last_errors: dict[int, str] = {}
 
     @property
-    def counts(self) -> tuple[int, ...]:
-        """Records taken from the source, then those behind each filter and flatmap."""
-        return self._state[0]
+    def length(self) -> int | None:
+        """How many records the sources hold in all; None while one of them does not know."""
+        lengths = self.lengths.values()
+        return None if None in lengths else sum(filter(None, lengths))
 
-    def note(self, counts: tuple[int, ...], failed_at: int | None = None) -> None:
-        """Note the counts, and the position of the operator in which the last record failed."""
-        self._state = (counts, failed_at)
+    @property
+    def completed(self) -> int:
+        """How many of the sources' first records are through."""
+        return sum(completion.completed for completion in self.completions.values())
 
-    def operators(self) -> tuple[OperatorProgress, ...]:
+    def operators(self, elapsed_s: float = 0.0) -> tuple[OperatorProgress, ...]:
         """Return the counts of each operator."""
-        rows = tally(self.pipeline.kinds, *self._state)
-        return tuple(
-            OperatorProgress(self.pipeline.number, operator.name, operator.kind.value, operator.shown, *row)
-            for operator, row in zip(self.pipeline.operators, rows, strict=True)
-        )
+        sums = [[0, 0, 0] for _ in self.pipeline.operators]
+        for meter in list(self.meters):
+            for position, counts in zip(meter.positions, meter.rows(), strict=True):
+                for column, number in enumerate(counts):
+                    sums[position][column] += number
+        found = []
+        for position, (operator, (taken, left, errors)) in enumerate(zip(self.pipeline.operators, sums, strict=True)):
+            is_source = operator.kind is Kind.SOURCE
+            row = OperatorProgress(
+                self.pipeline.number,
+                operator.name,
+                operator.kind.value,
+                operator.shown,
+                None if is_source else taken,
+                None if operator.kind.is_sink else left,
+                errors,
+                queued=self.queued(position),
+                last_error=self.last_errors.get(position, ""),
+            )
+            found.append(replace(row, records_per_s=row.records / elapsed_s) if elapsed_s > 0 else row)
+        return tuple(self._with_remaining(found))
+
+    def _with_remaining(self, rows: Sequence[OperatorProgress]) -> list[OperatorProgress]:
+        """Add how long each operator has to go, as far as as many records come to it as the sources give."""
+        expected: list[int | None] = []
+        done = []
+        for position, row in enumerate(rows):
+            before = self.pipeline.inputs[position]
+            kind = self.pipeline.operators[position].kind
+            arriving: int | None = self.lengths.get(position)
+            if before:
+                counts = [expected[one] for one in before]
+                arriving = None if None in counts else sum(filter(None, counts))
+            expected.append(None if kind.changes_count or kind is Kind.FUTURE else arriving)
+            remaining_s = None
+            if arriving is not None and row.records_per_s > 0:
+                remaining_s = max(0, arriving - row.records) / row.records_per_s
+            done.append(replace(row, remaining_s=remaining_s))
+        return done
 
 
 class Progress:
@@ -156,19 +315,27 @@ class Progress:
         self._ended_s = self._clock()
         self._recall = do_nothing
 
+    @property
+    def completed(self) -> int:
+        """How many of the sources' first records have reached every sink with all that became of them."""
+        return sum(pipeline.completed for pipeline in self.pipelines)
+
     def snapshot(self) -> ProgressSnapshot:
         """Return the counts, which while it runs are at most as old as the last look or the last batch."""
         ended_s = self._ended_s
         now_s = self._clock() if ended_s is None else ended_s
-        operators = tuple(row for pipeline in self.pipelines for row in pipeline.operators())
+        elapsed_s = 0.0 if self._started_s is None else now_s - self._started_s
+        operators = tuple(row for pipeline in self.pipelines for row in pipeline.operators(elapsed_s))
         lengths = [pipeline.length for pipeline in self.pipelines]
+        completed = self.completed
         self._recall()
         return ProgressSnapshot(
             operators=operators,
             records=sum(row.records_out or 0 for row in operators if row.kind == Kind.SOURCE),
             length=None if None in lengths else sum(filter(None, lengths)),
-            elapsed_s=0.0 if self._started_s is None else now_s - self._started_s,
+            elapsed_s=elapsed_s,
             is_over=ended_s is not None,
+            completed=completed,
         )
 
     def __str__(self) -> str:
@@ -180,45 +347,100 @@ class Progress:
         return f"<Progress: {str(self).splitlines()[-1]}>"
 
 
+class Flight:
+    """What is on its way in one pipeline, from source to sink.
+
+    A span of a source's records is through when all batches that came of it are; the pipeline is quiet when all
+    spans are through and no source gives further ones.
+
+    Parameters
+    ----------
+    sources : int
+        How many sources there are.
+    on_quiet : callable
+        Called once, when the pipeline is quiet.
+    """
+
+    def __init__(self, sources: int, on_quiet: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._sources = sources
+        self._open = 0
+        self._on_quiet = on_quiet
+
+    def begin(self, completion: Completion, start: int) -> Span:
+        """Return a new span, on its way once."""
+        with self._lock:
+            self._open += 1
+            return completion.begin(start)
+
+    def fork(self, span: Span) -> None:
+        """Note one more batch that came of a span."""
+        with self._lock:
+            span.open_count += 1
+
+    def release(self, span: Span, stop: int | None = None) -> None:
+        """Note that a batch is through; of the source's own, with the index behind its last record."""
+        with self._lock:
+            if stop is not None:
+                span.stop = stop
+            span.open_count -= 1
+            if span.open_count:
+                return
+            self._open -= 1
+            span.completion.advance()
+            is_quiet = not self._open and not self._sources
+        if span.completion.on_complete is not None:
+            span.completion.on_complete(span.start, span.stop)
+        if is_quiet:
+            self._on_quiet()
+
+    def end_source(self) -> None:
+        """Note that a source gives nothing further."""
+        with self._lock:
+            self._sources -= 1
+            is_quiet = not self._open and not self._sources
+        if is_quiet:
+            self._on_quiet()
+
+
 def do_nothing() -> None:
     """Stand for an engine that is not running."""
 
 
-def tally(
-    kinds: Sequence[Kind], counts: Sequence[int], failed_at: int | None = None
-) -> list[tuple[int | None, int | None, int]]:
-    """Return records in, records out and errors of each operator of a pipeline.
+def nothing_queued(position: int) -> int:
+    """Stand for an engine that has no queues."""
+    return 0
+
+
+def tally(steps: Sequence[Step], counts: Sequence[int], failed_at: int | None = None) -> list[tuple[int, int, int]]:
+    """Return records in, records out and errors of each operator of a loop.
 
     Parameters
     ----------
-    kinds : sequence of Kind
-        Of its operators.
+    steps : sequence of Step
+        What its operators do.
     counts : sequence of int
-        Records taken from the source, then those behind each filter and flatmap.
+        Records taken, then in the order of the operators: the records behind each that changes their number, and
+        those that were dropped in each that is guarded.
     failed_at : int or None
         Position of the operator in which the last record failed.
 
     Returns
     -------
     list of tuple
-        For each operator, in order.
+        For each operator, in order; a source takes what it gives.
     """
-    rows: list[tuple[int | None, int | None, int]] = []
-    stretch = 0  # operators between two that change the number share one count
-    is_cut = False
-    for position, kind in enumerate(kinds):
-        failed = position == failed_at
-        taken = counts[stretch] - is_cut
-        if kind is Kind.SOURCE:
-            rows.append((None, taken, int(failed)))
-            continue
-        if kind.changes_count:
-            stretch += 1
-            is_cut = False
-            rows.append((taken, counts[stretch], int(failed)))
-            continue
-        is_cut = is_cut or failed
-        rows.append((taken, None if kind.is_sink else taken - failed, int(failed)))
+    rows: list[tuple[int, int, int]] = []
+    rest = iter(counts)
+    flow = next(rest)
+    for position, step in enumerate(steps):
+        failed = int(position == failed_at)
+        left = next(rest) if step.kind.changes_count else None
+        lost = next(rest) if step.is_guarded else 0
+        if left is None:
+            left = flow if step.kind is Kind.SOURCE else flow - lost - failed
+        rows.append((flow, left, failed + lost))
+        flow = left
     return rows
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from autostop_lab.dataflow.control import Control
 from autostop_lab.dataflow.graph import Pipeline
 from autostop_lab.dataflow.progress import Progress
-from autostop_lab.engines.local import BatchSizes, LocalEngine
+from autostop_lab.engines.local import LocalEngine
+from autostop_lab.engines.replica import BatchSizes
 
 if TYPE_CHECKING:
     from autostop_lab.services.handle import ServiceHandle

@@ -1,291 +1,326 @@
-"""The engine of this process: pipelines one after another, each one fused loop in the calling thread."""
+"""The engine of this process: a stage without others runs in the calling thread, the replicas of several in threads."""
 
 from __future__ import annotations
 
-import time
+import contextvars
+import logging
+import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from operator import add
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autostop_lab.dataflow.control import Control
-from autostop_lab.dataflow.functions import (
-    BaseFunction,
-    FlatMapFunction,
-    FunctionContext,
-    construct,
-    gathering,
-)
-from autostop_lab.dataflow.fuse import Failure, fuse
-from autostop_lab.dataflow.graph import Form, Kind, Operator, Pipeline
-from autostop_lab.dataflow.progress import PipelineProgress, Progress
-from autostop_lab.dataflow.sources import Reading
+from autostop_lab.dataflow.graph import Kind, Operator, Pipeline
+from autostop_lab.dataflow.progress import Flight, PipelineProgress, Progress, Span
+from autostop_lab.dataflow.settings import DeadLetter
+from autostop_lab.dataflow.stages import Hop, Routing, Stage, plan
+from autostop_lab.engines.hops import Halt, Inbox, Queue
+from autostop_lab.engines.objects import FindService, Letters, note, without_engine
+from autostop_lab.engines.replica import BatchSizes, Replica
+from autostop_lab.origin import Origin
+from autostop_lab.services.runtime import describe_error
 
-if TYPE_CHECKING:
-    from autostop_lab.services.handle import ServiceHandle
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchSizes:
-    """How many records are taken before the engine looks up to bring its counts up to date.
-
-    Neither latency nor a stop depends on it: each record goes through at once, and an order ends any batch.
-
-    Attributes
-    ----------
-    first : int
-        Records in the first batch.
-    longest : int
-        Most records in a batch.
-    grow_below_s : float
-        A batch that took less (from before its first record is read) is followed by one of twice its size.
-    shrink_above_s : float
-        A batch that took more is followed by one of half its size.
-    """
-
-    first: int = 1
-    longest: int = 1024
-    grow_below_s: float = 0.005
-    shrink_above_s: float = 0.020
-
-    def after(self, size: int, taken: int, elapsed_s: float) -> int:
-        """Return the size of the batch after one of `size`, of which `taken` records came through."""
-        if elapsed_s > self.shrink_above_s:
-            return max(1, min(size, taken) // 2)
-        return min(self.longest, 2 * size) if elapsed_s < self.grow_below_s else size
+logger = logging.getLogger("autostop_lab.engines")
 
 
 class LocalEngine:
-    """Runs a job's pipelines, or its one callable, in the thread that calls `run`.
+    """Runs pipelines in this process.
 
     Parameters
     ----------
-    sizes : BatchSizes or None
-        When counts are brought up to date; None for the usual.
+    sizes : BatchSizes
+        How large batches are.
     """
 
     name = "local"
 
-    def __init__(self, sizes: BatchSizes | None = None) -> None:
-        self._sizes = BatchSizes() if sizes is None else sizes
+    def __init__(self, sizes: BatchSizes = BatchSizes()) -> None:  # noqa: B008  # frozen
+        self._sizes = sizes
 
     def run(
-        self,
-        pipelines: Sequence[Pipeline],
-        *,
-        control: Control,
-        progress: Progress,
-        services: Callable[[str], ServiceHandle],
+        self, pipelines: Sequence[Pipeline], *, control: Control, progress: Progress, services: FindService
     ) -> Any:
-        """Run pipelines one after another, or one callable; see `Engine.run`."""
+        """Run pipelines, or one callable, and return when that is over; see `autostop_lab.engines.Engine.run`."""
         __tracebackhide__ = True
         progress.start(control.recall)
         try:
-            if pipelines and pipelines[0].is_callable:
+            if len(pipelines) == 1 and pipelines[0].is_callable:
                 return pipelines[0].operators[0].function()
-            collected: list[list[Any]] = []
-            for pipeline, counts in zip(pipelines, progress.pipelines, strict=True):
-                run = PipelineRun(pipeline, control, counts, services, self._sizes)
-                if pipeline.operators[-1].kind is Kind.COLLECT:
-                    collected.append(run.collected)
-                if not control.stopping.is_set():
-                    run.run()
-            return collected if len(collected) > 1 else collected[0] if collected else None
+            return self._run_all(pipelines, control, progress, services)
         finally:
             progress.finish()
 
-
-class PipelineRun:
-    """One run of one pipeline: its function objects are made, opened, used and closed here.
-
-    Parameters
-    ----------
-    pipeline : Pipeline
-        What to run.
-    control : Control
-        Who tells it to end.
-    progress : PipelineProgress
-        Where the counts go.
-    services : callable
-        ``name -> ServiceHandle``.
-    sizes : BatchSizes
-        When the counts go there.
-
-    Attributes
-    ----------
-    collected : list
-        The records of ``collect()``.
-    """
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        control: Control,
-        progress: PipelineProgress,
-        services: Callable[[str], ServiceHandle],
-        sizes: BatchSizes,
-    ) -> None:
-        self.collected: list[Any] = []
-        self._pipeline = pipeline
-        self._control = control
-        self._progress = progress
-        self._services = services
-        self._sizes = sizes
-        self._loop = fuse(pipeline.kinds, map(pipeline.label, pipeline.operators))
-        self._objects: list[tuple[Operator, Any]] = []
-        self._contexts: list[FunctionContext] = []
-        self._to_close: list[tuple[Operator, Callable[[], Any]]] = []
-        self._numbers = list(range(sizes.longest))
-        self._size = sizes.first
-        self._gate: list[int] = []
-        self._before = progress.counts
-
-    def run(self) -> None:
-        """Run it to its end, or to the first failure; close what was opened in any case."""
+    def _run_all(
+        self, pipelines: Sequence[Pipeline], control: Control, progress: Progress, services: FindService
+    ) -> Any:
         __tracebackhide__ = True
-        failure: BaseException | None = None
+        halt = Halt(control)
         try:
-            functions = [self._make(operator) for operator in self._pipeline.operators]
-            for operator, function in self._objects:
-                self._open(operator, function)
-            self._process(self._pipeline.operators[0], functions)
-        except BaseException as error:
-            failure = error.with_traceback(without_engine(error.__traceback__))
-        failure = self._close(failure)
+            runs = [
+                PipelineRun(one.pipeline, one, halt=halt, control=control, services=services, sizes=self._sizes)
+                for one in progress.pipelines
+            ]
+            crew = Crew(control)
+            if len(runs) > 1:  # those that do not end by themselves run beside the others
+                for run in runs:
+                    if run.pipeline.is_unbounded:
+                        crew.start(run.run, name=f"pipeline {run.pipeline.number}")
+                here = [run for run in runs if not run.pipeline.is_unbounded]
+            else:
+                here = runs
+            failure: BaseException | None = None
+            for run in here:
+                if not control.stopping.is_set() and failure is None:
+                    run.run()
+                    failure = run.failure
+            failure = crew.wait(failure, halt)
+            failure = failure or next(filter(None, (run.failure for run in runs)), None)
+        finally:
+            halt.close()
         if failure is not None:
             try:
                 raise failure
             finally:
                 del failure  # the traceback knows this frame, and the frame would know the traceback
+        results = [records for run in runs for records in run.collected.values()]
+        return (results[0] if len(results) == 1 else results) if results else None
 
-    def _make(self, operator: Operator) -> Any:
-        """Return what a record is to be given to (of a source: what is to be read)."""
-        if operator.kind is Kind.COLLECT:
-            return self.collected.append
-        if operator.form not in (Form.CLASS, Form.OBJECT):
-            return operator.function
-        context = FunctionContext(operator.name, self._services)
-        function = operator.function
-        if operator.form is Form.CLASS:
+
+class Crew:
+    """The threads of a run, besides the one that called the engine.
+
+    Parameters
+    ----------
+    control : Control
+        Where they are listed while they run.
+    """
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._threads: list[threading.Thread] = []
+        self._origin: Origin | None = None
+        self._context = contextvars.copy_context()
+
+    def start(self, work: Callable[[], None], *, name: str) -> None:
+        """Call `work` in a thread, as part of the same job."""
+        if self._origin is None:
+            self._origin = Origin()
+        context = self._context.copy()
+        thread = self._origin.start_thread(lambda: context.run(work), name=name)
+        self._threads.append(thread)
+        self._control.threads.append(thread)
+
+    def wait(self, failure: BaseException | None, halt: Halt) -> BaseException | None:
+        """Wait until all have ended; the first interrupt meanwhile, or `failure`, discards what is inside.
+
+        Returns
+        -------
+        BaseException or None
+            `failure`, or the interrupt.
+        """
+        if failure is not None and self._threads:
+            halt.abort()
+        while self._threads:
             try:
-                function = construct(function, operator.args, dict(operator.kwargs), context)
-            except BaseException as error:
-                self._add_note(error, operator, "in its constructor")
-                raise
-        elif isinstance(function, BaseFunction):
-            function._autostop_attach(context)
-        self._contexts.append(context)
-        self._objects.append((operator, function))
-        if operator.kind is Kind.SOURCE:
-            return function
-        if isinstance(function, FlatMapFunction):
-            return gathering(function.execute, context)
-        return function.execute
-
-    def _open(self, operator: Operator, function: Any) -> None:
-        try:
-            if callable(opening := getattr(function, "open", None)):
-                opening()
-        except BaseException as error:
-            self._add_note(error, operator, "in open()")
-            raise
-        if callable(closing := getattr(function, "close", None)):
-            self._to_close.append((operator, closing))
-
-    def _process(self, source: Operator, functions: Sequence[Any]) -> None:
-        try:
-            reading = Reading(source, functions[0])
-        except BaseException as error:
-            self._fail(error, Failure(0, self._progress.counts, 0))
-            raise
-        self._progress.length = reading.length
-        self._to_close.append((source, reading.close))
-        for context in self._contexts:
-            context.collected = []
-        run_batch = self._loop.bind(functions[1:], self._pause)
-        clock = time.perf_counter
-        while True:
-            size = self._size
-            gate = self._gate = self._numbers[:size]
-            self._control.publish(gate)
-            if self._control.stopping.is_set():
-                return
-            started_s = clock()
-            try:
-                counts = run_batch(gate, reading.records)
-            except BaseException as error:
-                failure = self._loop.locate(error.__traceback__)
+                self._threads[-1].join()
+                self._control.threads.remove(self._threads.pop())
+            except BaseException as interrupt:
                 if failure is not None:
-                    self._fail(error, failure)
-                raise
-            self._size = self._sizes.after(size, counts[0], clock() - started_s)
-            if reading.escaped:
-                stop = reading.escaped.pop()
-                self._fail(stop, Failure(0, counts, counts[0]))
-                raise stop
-            self._before = added(self._before, counts)
-            self._progress.note(self._before)
-            # An empty gate is what ended the batch; with a full one it was the source.
-            if gate and counts[0] < size:
-                return
-
-    def _pause(self, *counts: int) -> bool:
-        """Look up within the records of a flatmap, which may be many; return whether to discard the rest."""
-        self._progress.note(added(self._before, counts))
-        # As everywhere: first the gate, then the flags, so that no order is lost.
-        self._gate[:] = self._numbers[: self._size]
-        if self._control.is_cancelled:
-            self._gate.clear()
-            return True
-        if self._control.stopping.is_set():
-            del self._gate[counts[0] :]
-        return False
-
-    def _fail(self, error: BaseException, failure: Failure) -> None:
-        """Note where a record failed, in the counts and on the exception."""
-        self._progress.note(added(self._before, failure.counts), failure.position)
-        if failure.position is not None:
-            operator = self._pipeline.operators[failure.position]
-            hint = f": {failure.hint}" if failure.hint else ""
-            self._add_note(error, operator, f"record {self._before[0] + failure.index}{hint}")
-
-    def _add_note(self, error: BaseException, operator: Operator, where: str) -> None:
-        note = f"{self._pipeline.label(operator)}, {where}"
-        # The user may raise one exception object again and again.
-        if note not in getattr(error, "__notes__", ()):
-            with suppress(Exception):  # an exception need not take notes
-                error.add_note(note)
-
-    def _close(self, failure: BaseException | None) -> BaseException | None:
-        """Close what was opened, the last one first; return the first failure, the rest as notes on it."""
-        for context in self._contexts:
-            context.collected = None
-        for operator, closing in reversed(self._to_close):
-            try:
-                closing()
-            except BaseException as error:
-                if failure is None:
-                    self._add_note(error, operator, "in close()")
-                    failure = error.with_traceback(without_engine(error.__traceback__))
-                elif error is not failure:
-                    label = self._pipeline.label(operator)
-                    failure.add_note(f"{label} failed in close() as well: {type(error).__name__}: {error}")
-        for _, function in self._objects:
-            if isinstance(function, BaseFunction):
-                function._autostop_attach(None)
+                    raise
+                failure = interrupt.with_traceback(without_engine(interrupt.__traceback__))
+                halt.abort()
         return failure
 
 
-def added(before: tuple[int, ...], counts: Sequence[int]) -> tuple[int, ...]:
-    """Return the sums of two rows of counts."""
-    return tuple(map(add, before, counts))
+class PipelineRun:
+    """One run of one pipeline.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        What to run.
+    progress : PipelineProgress
+        Where the counts go.
+    halt : Halt
+        Shared by all pipelines of the job.
+    control : Control
+        Who tells it to end.
+    services : callable
+        ``name -> ServiceHandle``.
+    sizes : BatchSizes
+        How large batches are.
+
+    Attributes
+    ----------
+    collected : dict of Operator to list
+        The records of each ``collect()``.
+    failure : BaseException or None
+        What it failed with.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        progress: PipelineProgress,
+        *,
+        halt: Halt,
+        control: Control,
+        services: FindService,
+        sizes: BatchSizes,
+    ) -> None:
+        self.pipeline = pipeline
+        self.progress = progress
+        self.halt = halt
+        self.control = control
+        self.services = services
+        self.sizes = sizes
+        self.plan = plan(pipeline)
+        self.collected: dict[Operator, list[Any]] = {
+            operator: [] for operator in pipeline.operators if operator.kind is Kind.COLLECT
+        }
+        self.failure: BaseException | None = None
+        self.flight = Flight(len(pipeline.sources), self._end_feedback)
+        self.inboxes: dict[int, Inbox] = {}
+        self.queues: dict[Hop, list[Queue]] = {}
+        self._letters: dict[Operator, Letters] = {}
+        self._lock = threading.Lock()
+        self._all_open = halt.wakes(threading.Condition(self._lock))
+        self._unopened = sum(stage.parallelism for stage in self.plan.stages)
+        self._behind_join = behind_joins(pipeline)
+        self._make_inboxes()
+        progress.queued = self._queued_at
+
+    def _make_inboxes(self) -> None:
+        for stage in self.plan.stages:
+            hops = self.plan.into(stage)
+            if not hops:
+                continue
+            inbox = self.inboxes[stage.number] = Inbox(
+                self.halt, self.flight, stage.parallelism, keeps_order=stage.keeps_order
+            )
+            for hop in hops:
+                if hop.routing is Routing.SHARED:
+                    self.queues[hop] = [inbox.add_queue(hop.tag, is_bounded=not hop.is_feedback)]
+                else:
+                    self.queues[hop] = inbox.add_partitions(hop.tag)
+
+    def run(self) -> None:
+        """Run it to its end, or to the first failure, which is `failure` then; close what was opened in any case."""
+        __tracebackhide__ = True
+        replicas = [Replica(self, stage, n) for stage in self.plan.stages for n in range(stage.parallelism)]
+        for hop, queues in self.queues.items():
+            if hop.is_feedback:  # ends when nothing is on its way, not with those who put
+                for queue in queues:
+                    queue.producers = 1
+        try:
+            self._open_letters()
+        except BaseException as error:
+            self.fail(error.with_traceback(without_engine(error.__traceback__)))
+            return
+        crew = Crew(self.control)
+        for replica in replicas[1:]:
+            crew.start(replica.work, name=replica.name)
+        replicas[0].work()
+        interrupt = crew.wait(None, self.halt)
+        if interrupt is not None:
+            self.fail(interrupt)
+        self._close_letters()
+
+    def _open_letters(self) -> None:
+        for operator in self.pipeline.operators:
+            resort = operator.settings.last_resort
+            if isinstance(resort, DeadLetter):
+                try:
+                    self._letters[operator] = Letters(resort, operator.name, self.services)
+                except BaseException as error:
+                    note(error, f"{self.pipeline.label(operator)}, in its dead letter")
+                    raise
+
+    def _close_letters(self) -> None:
+        for operator, letters in self._letters.items():
+            try:
+                letters.close()
+            except BaseException as error:
+                note(error, f"{self.pipeline.label(operator)}, in close() of its dead letter")
+                self.fail(error.with_traceback(without_engine(error.__traceback__)))
+
+    def _end_feedback(self) -> None:
+        for hop, queues in self.queues.items():
+            if hop.is_feedback:
+                self.inboxes[hop.consumer].end_one(queues)
+
+    # -- what replicas ask ---------------------------------------------------------------------------------
+
+    def name_of(self, stage: Stage, index: int) -> str:
+        """Return the name of a replica, for its thread."""
+        names = " -> ".join(self.pipeline.operators[position].name for position in stage.positions)
+        return f"operator {names}" if stage.parallelism == 1 else f"operator {names}, replica {index + 1}"
+
+    def wait_for_all(self) -> None:
+        """Return when all replicas have opened their functions."""
+        with self._lock:
+            self._unopened -= 1
+            if not self._unopened:
+                self._all_open.notify_all()
+            while self._unopened:
+                self.halt.check()
+                self._all_open.wait()
+
+    def fail(self, error: BaseException) -> None:
+        """Note a failure; the first one is the run's, and discards what is inside."""
+        with self._lock:
+            if self.failure is None:
+                self.failure = error
+            elif error is not self.failure:
+                note(self.failure, f"and also failed: {describe_error(error)}")
+        self.halt.abort()
+
+    def taker_of_letters(self, operator: Operator, letter: DeadLetter) -> Callable[[Any, Exception, int], None]:
+        """Return what takes the records that fail in an operator, with the index of the source's record."""
+        letters = self._letters[operator]
+
+        def take(record: Any, error: Exception, origin: int) -> None:
+            try:
+                letters.take(record, error)
+            except Exception as failure:
+                note(failure, "in its dead letter")
+                raise
+
+        return take
+
+    def note_dropped(self, position: int, error: BaseException) -> None:
+        """Note why a record was dropped that failed in the operator at `position`."""
+        text = describe_error(error)
+        if position not in self.progress.last_errors:
+            operator = self.pipeline.operators[position]
+            logger.info("%s: a record failed and is dropped: %s", self.pipeline.label(operator), text)
+        self.progress.last_errors[position] = text
+
+    def is_behind_join(self, position: int) -> bool:
+        """Return whether records come to an operator from a join."""
+        return position in self._behind_join
+
+    def records_at(self, position: int) -> int:
+        """Return how many records have come to an operator."""
+        return self.progress.operators()[position].records
+
+    def source_of(self, span: Span) -> Operator:
+        """Return the source whose records a span counts."""
+        completions = self.progress.completions
+        position = next(position for position, one in completions.items() if one is span.completion)
+        return self.pipeline.operators[position]
+
+    def _queued_at(self, position: int) -> int:
+        for stage in self.plan.stages:
+            if stage.positions[0] == position and stage.number in self.inboxes:
+                return self.inboxes[stage.number].count
+        return 0
 
 
-def without_engine(traceback: TracebackType | None) -> TracebackType | None:
-    """Return `traceback` from the generated loop or the user's code on, if it gets that far."""
-    inner = traceback
-    while inner is not None and inner.tb_frame.f_code.co_filename == __file__:
-        inner = inner.tb_next
-    return inner or traceback
+def behind_joins(pipeline: Pipeline) -> frozenset[int]:
+    """Return the positions of all operators that get records from a join."""
+    found: set[int] = set()
+    for position, inputs in enumerate(pipeline.inputs):
+        if any(before in found or pipeline.operators[before].kind is Kind.JOIN for before in inputs):
+            found.add(position)
+    return frozenset(found)
+

@@ -203,6 +203,16 @@ class Environment(ABC):
         self._check_open()
         return streams.from_collection(self._graph, collection, name=name)
 
+    def from_source(self, source: Any, /, *args: Any, name: str | None = None, **kwargs: Any) -> DataStream:
+        """Begin a pipeline that goes on until the job is stopped; see `autostop_lab.dataflow.streams.from_source`."""
+        self._check_open()
+        return streams.from_source(self._graph, source, *args, name=name, **kwargs)
+
+    def from_future(self, name: str | None = None) -> DataStream:
+        """Begin where records come back that a later stream sends with ``fill_future``."""
+        self._check_open()
+        return streams.from_future(self._graph, name)
+
     def run(self, function: Callable[[], Any]) -> None:
         """Declare the job as one callable; its value is the job's result.
 

@@ -274,6 +274,7 @@ class LocalEnvironment(Environment):
             pipelines = self._graph.pipelines()
             if not pipelines:
                 return None
+            self._graph.seal()
             self._graph = Graph(self)
             self._start_registered_since(origin)
             job.progress = Progress(pipelines)
@@ -347,6 +348,7 @@ class LocalEnvironment(Environment):
         declared = self._graph.pipelines()
         if declared:
             self._submitted = declared
+            self._graph.seal()
             self._graph = Graph(self)
         if not self._submitted:
             raise PipelineError(

@@ -87,10 +87,13 @@ class ThreadCode:
         """Return its thread, if that still runs."""
         if self._thread is None or not self._thread.is_alive():
             return None
+        others = [thread for thread in self._control.threads if thread.is_alive()]
+        # With others, its own thread only waits for them.
+        running = others or [self._thread]
         return Leak(
             kind="thread",
-            what=f"{self._thread.name!r}: the job's code did not stop and is abandoned",
-            stack=stack_of(self._thread),
+            what=f"{', '.join(repr(thread.name) for thread in running)}: the job's code did not stop and is abandoned",
+            stack="\n".join(stack_of(thread) for thread in running),
         )
 
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from autostop_lab.dataflow.fuse import FusedLoop, compiled, fuse
+from autostop_lab.dataflow.fuse import FusedLoop, Step, compiled, fuse
 from autostop_lab.dataflow.graph import Kind
 
 
 def loop(*kinds: Kind) -> FusedLoop:
-    return fuse([Kind.SOURCE, *kinds], ["source", *map(str, kinds)])
+    return fuse([Step(kind, str(kind)) for kind in (Kind.SOURCE, *kinds)])
 
 
 def never(*counts: int) -> bool:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from autostop_lab.dataflow import Graph, Kind, Progress, from_batch, run
-from autostop_lab.dataflow.progress import tally
+from autostop_lab.dataflow.fuse import Step
+from autostop_lab.dataflow.progress import Meter, tally
 
 
 class Clock:
@@ -20,6 +21,14 @@ def progress(clock: Clock) -> Progress:
     return Progress(graph.pipelines(), clock=clock)
 
 
+def meter(run_progress: Progress) -> Meter:
+    """Return the counts of its first pipeline, all of whose operators share one loop."""
+    (pipeline,) = run_progress.pipelines
+    kinds = pipeline.pipeline.kinds
+    pipeline.meters.append(Meter(range(len(kinds)), [Step(kind, str(kind)) for kind in kinds]))
+    return pipeline.meters[-1]
+
+
 def no_recall() -> None:
     pass
 
@@ -30,24 +39,41 @@ S, M, F, X, K = Kind.SOURCE, Kind.MAP, Kind.FILTER, Kind.FLATMAP, Kind.SINK
 @pytest.mark.parametrize(
     ("kinds", "counts", "failed_at", "rows"),
     [
-        ((S, K), (5,), None, [(None, 5, 0), (5, None, 0)]),
-        ((S, M, F, M, K), (9, 4), None, [(None, 9, 0), (9, 9, 0), (9, 4, 0), (4, 4, 0), (4, None, 0)]),
-        ((S, M, M, K), (9,), 0, [(None, 9, 1), (9, 9, 0), (9, 9, 0), (9, None, 0)]),
-        ((S, M, M, K), (9,), 1, [(None, 9, 0), (9, 8, 1), (8, 8, 0), (8, None, 0)]),
-        ((S, M, M, K), (9,), 2, [(None, 9, 0), (9, 9, 0), (9, 8, 1), (8, None, 0)]),
-        ((S, M, M, K), (9,), 3, [(None, 9, 0), (9, 9, 0), (9, 9, 0), (9, None, 1)]),
-        ((S, M, F, K), (9, 3), 1, [(None, 9, 0), (9, 8, 1), (8, 3, 0), (3, None, 0)]),
-        ((S, F, M, K), (9, 3), 1, [(None, 9, 0), (9, 3, 1), (3, 3, 0), (3, None, 0)]),
-        ((S, X, M, K), (2, 7), 2, [(None, 2, 0), (2, 7, 0), (7, 6, 1), (6, None, 0)]),
+        ((S, K), (5,), None, [(5, 5, 0), (5, 5, 0)]),
+        ((S, M, F, M, K), (9, 4), None, [(9, 9, 0), (9, 9, 0), (9, 4, 0), (4, 4, 0), (4, 4, 0)]),
+        ((S, M, M, K), (9,), 0, [(9, 9, 1), (9, 9, 0), (9, 9, 0), (9, 9, 0)]),
+        ((S, M, M, K), (9,), 1, [(9, 9, 0), (9, 8, 1), (8, 8, 0), (8, 8, 0)]),
+        ((S, M, M, K), (9,), 2, [(9, 9, 0), (9, 9, 0), (9, 8, 1), (8, 8, 0)]),
+        ((S, M, M, K), (9,), 3, [(9, 9, 0), (9, 9, 0), (9, 9, 0), (9, 8, 1)]),
+        ((S, M, F, K), (9, 3), 1, [(9, 9, 0), (9, 8, 1), (8, 3, 0), (3, 3, 0)]),
+        ((S, F, M, K), (9, 3), 1, [(9, 9, 0), (9, 3, 1), (3, 3, 0), (3, 3, 0)]),
+        ((S, X, M, K), (2, 7), 2, [(2, 2, 0), (2, 7, 0), (7, 6, 1), (6, 6, 0)]),
+        ((M, K), (5,), None, [(5, 5, 0), (5, 5, 0)]),
     ],
 )
 def test_a_few_counts_say_it_for_all_operators(
     kinds: tuple[Kind, ...],
     counts: tuple[int, ...],
     failed_at: int | None,
-    rows: list[tuple[int | None, int | None, int]],
+    rows: list[tuple[int, int, int]],
 ) -> None:
-    assert tally(kinds, counts, failed_at) == rows
+    assert tally([Step(kind, str(kind)) for kind in kinds], counts, failed_at) == rows
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts", "rows"),
+    [
+        (M, (9, 2), [(9, 9, 0), (9, 7, 2), (7, 7, 0)]),
+        (F, (9, 4, 2), [(9, 9, 0), (9, 4, 2), (4, 4, 0)]),
+        (X, (9, 12, 2), [(9, 9, 0), (9, 12, 2), (12, 12, 0)]),
+    ],
+)
+def test_dropped_records_are_counted_where_they_failed(
+    kind: Kind, counts: tuple[int, ...], rows: list[tuple[int, int, int]]
+) -> None:
+    steps = [Step(S, "source"), Step(kind, str(kind), is_guarded=True), Step(K, "sink")]
+
+    assert tally(steps, counts) == rows
 
 
 def test_before_the_run_all_counts_are_zero() -> None:
@@ -62,7 +88,7 @@ def test_rate_and_remaining_time_are_those_of_the_run_so_far() -> None:
     clock = Clock()
     run_progress = progress(clock)
     run_progress.start(no_recall)
-    run_progress.pipelines[0].note((50, 10))
+    meter(run_progress).note((50, 10))
     clock.now_s += 5
     snapshot = run_progress.snapshot()
 
@@ -99,7 +125,7 @@ def test_the_text_has_exact_counts_of_each_operator() -> None:
     clock = Clock()
     run_progress = progress(clock)
     run_progress.start(no_recall)
-    run_progress.pipelines[0].note((123456, 7), 1)
+    meter(run_progress).note((123456, 7), 1)
     clock.now_s += 2
     run_progress.finish()
 

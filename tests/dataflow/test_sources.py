@@ -9,8 +9,9 @@ from autostop_lab.dataflow.describe import source_operator
 from autostop_lab.dataflow.sources import Reading
 
 
-def reading(source: Any) -> Reading:
-    return Reading(source_operator("source", source, (), {}), source)
+def reading(source: Any, *, is_unbounded: bool = False) -> Reading:
+    operator = source_operator("source", source, (), {}, is_unbounded=is_unbounded)
+    return Reading(operator, getattr(source, "execute", operator.function))
 
 
 def test_the_length_of_what_a_function_returns_is_known() -> None:

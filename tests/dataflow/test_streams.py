@@ -70,18 +70,15 @@ def test_a_pipeline_without_a_sink_is_refused() -> None:
         graph.pipelines()
 
 
-def test_a_stream_that_is_used_twice_is_refused_and_the_first_use_stays() -> None:
+def test_a_stream_that_is_used_twice_is_one_pipeline_with_two_branches() -> None:
     graph = Graph()
     stream = from_batch(graph, [1])
     stream.map(str).collect()
+    stream.map(int).print()
+    (pipeline,) = graph.pipelines()
 
-    with pytest.raises(
-        PipelineError,
-        match=r"operator 'filter' \(bool\): the stream of operator 'source' \(list\) already goes to "
-        r"operator 'map' \(str\), and a stream cannot branch yet",
-    ):
-        stream.filter(bool)
-    assert names(graph) == [["source", "map", "collect"]]
+    assert names(graph) == [["source", "map", "collect", "map#2", "print"]]
+    assert pipeline.inputs == ((), (0,), (1,), (0,), (3,))
 
 
 def test_a_refused_operator_takes_its_unfinished_pipeline_along() -> None:

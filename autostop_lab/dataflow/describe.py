@@ -197,10 +197,11 @@ def comap_operator(
         check_arguments(what, function, form, tuple(args), kwargs)
         check_settings(what, form, settings)
         return Operator(Kind.COMAP, name, function, form, tuple(args), dict(kwargs), shown, settings)
-    if isinstance(function, type) or not functions or not all(map(callable, functions)):
+    is_ours = isinstance(function, BaseFunction) or (isinstance(function, type) and issubclass(function, BaseFunction))
+    if is_ours or not functions or not all(map(callable, functions)):
         raise PipelineError(
             f"{what} takes a class or object with a method per stream, map0(record), map1(record) ..., or a function "
-            f"for each of the {streams} streams, not {a_kind_of(function)}."
+            f"for each of the {streams} streams, not {shown if is_ours else a_kind_of(function)}."
         )
     if len(functions) != streams or kwargs:
         given = f"{len(functions)} functions" if not kwargs else f"further arguments ({', '.join(kwargs)})"
@@ -332,7 +333,7 @@ def source_operator(
     """
     shown = function_name(source)
     what = label(name, shown)
-    form = executable_form(Kind.SOURCE, what, source)
+    form = executable_form(Kind.SOURCE, what, source, SourceFunction if is_unbounded else BatchFunction)
     if form is None:
         refuse_as_records(what, source)
         form = Form.ITERABLE if is_iterable(source) else Form.CALLABLE
@@ -420,14 +421,14 @@ def refuse_as_records(what: str, source: Any) -> None:
         )
 
 
-def executable_form(kind: Kind, what: str, function: Any) -> Form | None:
-    """Return CLASS or OBJECT for what has ``execute``, None for the rest; refuse what cannot be `kind`."""
+def executable_form(kind: Kind, what: str, function: Any, role: type[BaseFunction] | None = None) -> Form | None:
+    """Return CLASS or OBJECT for what has ``execute``, None for the rest; refuse what cannot be `kind`, or `role`."""
     is_class = isinstance(function, type)
     # Static: to ask a service's handle for an attribute may wait for the service.
     if inspect.getattr_static(function, "execute", None) is None:
         return None
     cls = function if is_class else type(function)
-    role = next((base for base, (of, _) in ROLES.items() if of is kind), BaseFunction)
+    role = role or next((base for base, (of, _) in ROLES.items() if of is kind), BaseFunction)
     if issubclass(cls, BaseFunction) and not issubclass(cls, role):
         base = next((base for base in cls.__mro__ if base in ROLES), None)
         hint = f"Use {ROLES[base][1]}() for it" if base else f"Derive it from {role.__name__}"

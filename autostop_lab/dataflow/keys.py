@@ -84,8 +84,9 @@ def router(replicas: int) -> Callable[[Any], int]:
         except KeyError:
             if len(known) >= REMEMBERED_KEYS:
                 known.clear()
-            # A last stir: crc32 and small numbers share their low bits with their neighbours.
-            place = known[key] = (stable_hash(key) * 2654435761 >> 7) % replicas
+            # By the high bits of a product (Knuth's multiplicative hashing): neighbours differ in few bits only.
+            stirred = stable_hash(key) * 2654435761 & 0xFFFFFFFF
+            place = known[key] = stirred * replicas >> 32
             return place
 
     return route

@@ -109,15 +109,19 @@ class Plan:
             found |= producers
         return found
 
-    def streams_meet(self, stage: Stage) -> bool:
-        """Return whether two of the streams that a stage takes come from one stage, so that one can block another."""
-        seen: set[int] = set()
-        for hop in self.into(stage):
-            above = {hop.producer} | self.ancestors(hop.producer)
-            if not seen.isdisjoint(above):
-                return True
-            seen |= above
-        return False
+    def can_wait(self, stage: Stage, tag: int) -> bool:
+        """Return whether one of the streams that a stage takes can be left to wait for room.
+
+        It can where all that it holds up leads nowhere else; otherwise what the stage waits for may be held up, too.
+        """
+        above = {hop.producer for hop in self.into(stage) if hop.tag == tag}
+        for number in list(above):
+            above |= self.ancestors(number)
+        return all(
+            hop.consumer in above or (hop.consumer == stage.number and hop.tag == tag)
+            for hop in self.hops
+            if hop.producer in above
+        )
 
 
 def plan(pipeline: Pipeline) -> Plan:

@@ -39,7 +39,8 @@ class BatchSizes:
     longest : int
         Most records in a batch.
     grow_below_s : float
-        A batch that took less (from before its first record is read) is followed by one of twice its size.
+        A batch that took less (from before its first record is read) is followed by one of twice its size, if that
+        would not be slow by the same measure.
     shrink_above_s : float
         A batch that took more is followed by one of half its size.
     """
@@ -53,7 +54,8 @@ class BatchSizes:
         """Return the size of the batch after one of `size`, of which `taken` records came through."""
         if elapsed_s > self.shrink_above_s:
             return max(1, min(size, taken) // 2)
-        return min(self.longest, 2 * size) if elapsed_s < self.grow_below_s else size
+        is_quick = elapsed_s < self.grow_below_s and elapsed_s * 2 * size <= self.shrink_above_s * taken
+        return min(self.longest, 2 * size) if is_quick else size
 
 
 class Program:
@@ -257,8 +259,7 @@ class Replica:
                 assert span is not None
                 outlet.begin(self._origins, span, None)
             counts, elapsed_s = self._run_batch(program, gate, reading.records)
-            if size >= self._size or elapsed_s > run.sizes.shrink_above_s:
-                self._size = run.sizes.after(size, counts[0], elapsed_s)
+            self._size = run.sizes.after(self._size, counts[0], elapsed_s)
             if reading.escaped:
                 stop = reading.escaped.pop()
                 self._fail(stop, Failure(0, counts, counts[0]))
@@ -310,8 +311,7 @@ class Replica:
         """Read the second stream to its end first; what comes of the first one meanwhile is kept, where it must."""
         run = self._run
         inbox = run.inboxes[self._stage.number]
-        # Where both come from one stage, that one would wait for room in the first stream for ever.
-        others = run.plan.streams_meet(self._stage)
+        others = not run.plan.can_wait(self._stage, 0)
         seconds, firsts = [], []
         while (piece := inbox.take(self._index, self._size, until=1, others=others)) is not None:
             if piece.tag == 1:
@@ -351,8 +351,7 @@ class Replica:
         for outlet in self._outlets:
             outlet.flush(is_last=True)
         inbox = run.inboxes[self._stage.number]
-        if size == self._size or elapsed_s > run.sizes.shrink_above_s:
-            self._size = inbox.size = run.sizes.after(self._size, size, elapsed_s)
+        self._size = inbox.size = run.sizes.after(self._size, size, elapsed_s)
 
     def _since(self, counts: Sequence[int]) -> tuple[int, ...]:
         """Return counts with the records that were taken in this batch alone."""

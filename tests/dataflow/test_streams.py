@@ -4,7 +4,17 @@ from typing import Any
 
 import pytest
 
-from autostop_lab.dataflow import Graph, Kind, from_batch, from_collection, run
+from autostop_lab.dataflow import (
+    BatchFunction,
+    Graph,
+    Kind,
+    SourceFunction,
+    from_batch,
+    from_collection,
+    from_future,
+    from_source,
+    run,
+)
 from autostop_lab.exceptions import PipelineError
 
 
@@ -130,6 +140,131 @@ def test_a_job_is_one_callable_or_pipelines() -> None:
     from_batch(graph, range(3)).collect()
     with pytest.raises(PipelineError, match=r"run\(dict\): pipelines are declared already"):
         run(graph, dict)
+
+
+class Owner:
+    """Stands for an environment."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def test_streams_of_two_environments_do_not_mix() -> None:
+    one, other = from_batch(Graph(Owner("one")), [1]), from_batch(Graph(Owner("other")), [1])
+
+    with pytest.raises(
+        PipelineError,
+        match=r"connect\(\) of operator 'source' \(list\): the other stream belongs to environment 'other', and this one "
+        "to 'one'. Declare both in one",
+    ):
+        one.connect(other)
+    with pytest.raises(PipelineError, match="operator 'fill_future': the other stream belongs to environment 'one'"):
+        other.fill_future(from_future(one._graph))
+
+
+def test_a_stream_of_a_submitted_job_is_refused() -> None:
+    owner = Owner("one")
+    old, new = Graph(owner), Graph(owner)
+    stream = from_batch(old, [1])
+    stream.collect()
+    old.pipelines()
+    old.seal()
+
+    with pytest.raises(PipelineError, match=r"operator 'map' \(str\): its stream belongs to a job that was submitted"):
+        stream.map(str)
+    with pytest.raises(PipelineError, match="the other stream belongs to a job that was submitted before"):
+        from_batch(new, [1]).connect(stream)
+
+
+def test_a_branch_without_a_sink_is_refused_and_forgotten() -> None:
+    graph = Graph()
+    stream = from_batch(graph, [1])
+    stream.collect()
+    stream.map(str)
+
+    with pytest.raises(PipelineError, match=r"operator 'map' \(str\): its stream has no sink behind it"):
+        graph.pipelines()
+    assert names(graph) == [["source", "collect"]]
+
+
+def test_names_are_unique_in_what_was_connected() -> None:
+    graph = Graph()
+    first, second = from_batch(graph, [1]).map(str), from_batch(graph, [1]).map(str)
+    first.connect(second).map(str).collect()
+
+    assert names(graph) == [["source", "map", "source#2", "map#2", "map#3", "collect"]]
+
+
+def test_one_name_of_the_users_in_two_streams_that_meet_is_refused() -> None:
+    graph = Graph()
+    first, second = from_batch(graph, [1], name="rows"), from_batch(graph, [1], name="rows")
+    first.connect(second).collect()
+
+    with pytest.raises(PipelineError, match="operator 'rows': 2 operators of one pipeline have this name"):
+        graph.pipelines()
+
+
+def test_a_future_is_filled_once_and_has_to_be() -> None:
+    graph = Graph()
+    future = from_future(graph, "loop")
+    stream = from_batch(graph, [1]).connect(future).map(str)
+    stream.collect()
+    with pytest.raises(PipelineError, match="operator 'loop': nothing fills this future"):
+        graph.pipelines()
+
+    graph = Graph()
+    future = from_future(graph)
+    stream = from_batch(graph, [1]).connect(future).map(str)
+    stream.fill_future(future)
+    with pytest.raises(PipelineError, match="operator 'fill_future': operator 'future' is filled already"):
+        stream.fill_future(future)
+    (pipeline,) = graph.pipelines()
+    assert pipeline.loops == ((3, 0),)
+
+
+def test_a_join_that_would_wait_for_ever_is_refused() -> None:
+    graph = Graph()
+    ticks = from_source(graph, lambda: 1)
+    from_batch(graph, [1]).connect(ticks).keyby(abs).join().collect()
+    with pytest.raises(PipelineError, match=r"operator 'join': its second stream comes from from_source\(\)"):
+        graph.pipelines()
+
+    graph = Graph()
+    future = from_future(graph)
+    stream = from_batch(graph, [1])
+    stream.connect(future).keyby(abs).join().fill_future(future)
+    with pytest.raises(PipelineError, match="operator 'join': its second stream comes from a future"):
+        graph.pipelines()
+
+
+@pytest.mark.parametrize(
+    ("keywords", "text"),
+    [
+        ({"parallelism": 2}, r"operator 'source' \(list\): parallelism=2: a source is read by one"),
+        ({"on_error": "skip"}, "on_error='skip': where a source fails there is no record to go on without"),
+        ({"paralelism": 2}, r"takes no further arguments \(paralelism=\).*Did you mean parallelism="),
+    ],
+)
+def test_what_a_source_cannot_do_is_refused(keywords: dict[str, Any], text: str) -> None:
+    with pytest.raises(PipelineError, match=text):
+        from_batch(Graph(), [1], **keywords)
+
+
+def test_a_source_is_of_the_kind_that_its_environment_is_asked_for() -> None:
+    class Ticks(SourceFunction):
+        def execute(self) -> int:
+            return 1
+
+    class Rows(BatchFunction):
+        def execute(self) -> int:
+            return 1
+
+    with pytest.raises(PipelineError, match=r"Ticks is not a BatchFunction. Use from_source\(\)"):
+        from_batch(Graph(), Ticks)
+    with pytest.raises(PipelineError, match=r"Rows is not a SourceFunction. Use from_batch\(\)"):
+        from_source(Graph(), Rows)
+    with pytest.raises(PipelineError, match="an int is not iterable. Give from_source an iterable"):
+        from_source(Graph(), 5)
 
 
 def test_a_graph_is_true_when_something_is_declared() -> None:

@@ -39,6 +39,7 @@ class Stream:
     records: list[int]
     is_ordered: bool = True
     is_ordered_by_key: bool = True
+    is_keyed: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,12 @@ class Builder:
         return [record for record in records if not function.is_lost(record)]
 
     def one(self, move: Move, first: Stream, real: DataStream, records: list[int], *, by_key: bool = False) -> None:
-        stays = move.parallelism == 1 or (move.ordered and not by_key)
+        # Keys stay with their records, and replicas then share the keys, not the records in turn.
+        is_keyed = by_key or first.is_keyed
+        stays = move.parallelism == 1 or (move.ordered and not is_keyed)
         is_ordered = first.is_ordered and stays
-        self.streams.append(Stream(real, records, is_ordered, is_ordered or (by_key and first.is_ordered)))
+        is_ordered_by_key = is_ordered or (by_key and first.is_ordered)
+        self.streams.append(Stream(real, records, is_ordered, is_ordered_by_key, is_keyed))
 
     def map(self, move: Move, first: Stream, second: Stream) -> None:
         function = Function(move, MAPS[move.variant])
@@ -195,7 +199,8 @@ class Builder:
         function = Function(move, MAPS[1])
         kept = self.through(move, function, first.records + second.records)
         real = first.real.connect(second.real).map(function, **self.options(move))
-        self.streams.append(Stream(real, kept, is_ordered=False, is_ordered_by_key=False))
+        is_keyed = first.is_keyed and second.is_keyed
+        self.streams.append(Stream(real, kept, is_ordered=False, is_ordered_by_key=False, is_keyed=is_keyed))
 
     def comap(self, move: Move, first: Stream, second: Stream) -> None:
         real = first.real.connect(second.real).comap(Apart, parallelism=move.parallelism, ordered=move.ordered)

@@ -154,8 +154,8 @@ def test_streams_of_two_environments_do_not_mix() -> None:
 
     with pytest.raises(
         PipelineError,
-        match=r"connect\(\) of operator 'source' \(list\): the other stream belongs to environment 'other', and this one "
-        "to 'one'. Declare both in one",
+        match=r"connect\(\) of operator 'source' \(list\): the other stream belongs to environment 'other', and this "
+        "one to 'one'. Declare both in one",
     ):
         one.connect(other)
     with pytest.raises(PipelineError, match="operator 'fill_future': the other stream belongs to environment 'one'"):
@@ -263,7 +263,7 @@ def test_a_source_is_of_the_kind_that_its_environment_is_asked_for() -> None:
         from_batch(Graph(), Ticks)
     with pytest.raises(PipelineError, match=r"Rows is not a SourceFunction. Use from_batch\(\)"):
         from_source(Graph(), Rows)
-    with pytest.raises(PipelineError, match="an int is not iterable. Give from_source an iterable"):
+    with pytest.raises(PipelineError, match=r"an int is not iterable. Give from_source an iterable"):
         from_source(Graph(), 5)
 
 

@@ -232,7 +232,8 @@ def test_a_look_brings_the_counts_within_a_flatmaps_records_up_to_date(engine: E
 def test_looking_all_the_time_neither_loses_nor_doubles_a_record(engine: Engine) -> None:
     results: list[int] = []
     graph = Graph()
-    stream = from_batch(graph, (n for n in range(50_000))).flatmap(lambda x: (x,) * (x % 3)).map(lambda x: x)
+    first = Blocker(1000)
+    stream = from_batch(graph, (n for n in range(50_000))).flatmap(lambda x: (x,) * (x % 3)).map(first)
     stream.sink(results.append)
     run = Run(engine, graph)
     thread = run.start()
@@ -240,6 +241,7 @@ def test_looking_all_the_time_neither_loses_nor_doubles_a_record(engine: Engine)
     while thread.is_alive():
         assert run.snapshot.records <= 50_000
         looks += 1
+        first.go_on.set()
     expected = [n for n in range(50_000) for _ in range(n % 3)]
 
     assert ended(thread)

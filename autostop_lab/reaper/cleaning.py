@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from autostop_lab.reaper.folders import is_id, remove_all
 from autostop_lab.reaper.groups import recorded_group
@@ -58,6 +59,8 @@ def clean(estate: Estate, timings: Timings, wait: Callable[[float], None] = time
         How everything has ended.
     """
     plan = Plan(estate.leases.values(), asked_at=estate.asked_at, began=time.monotonic(), timings=timings)
+    # In a control group those are killed too that were born since the look.
+    groups = {i: recorded_group(Path(lease.folder)) for i, lease in estate.leases.items() if lease.folder is not None}
     pause_s = timings.wait_pause_s
     while True:
         began = time.monotonic()
@@ -68,6 +71,9 @@ def clean(estate: Estate, timings: Timings, wait: Callable[[float], None] = time
         if seen is not None:
             for order in plan.step(seen, time.monotonic()):
                 deliver(order)
+            for lease in plan.killing():
+                if (group := groups.get(lease.instance_id)) is not None:
+                    group.kill()
             if plan.is_done:
                 break
         elif began >= plan.give_up_at:
@@ -103,17 +109,20 @@ def look(estate: Estate, plan: Plan) -> Seen:
     found = find_owned(
         frozenset({estate.session_id, *estate.leases}),
         since=estate.owner.started,
-        sessions=frozenset(lease.pid for lease in leases if lease.pid is not None),
+        sessions=frozenset(number for lease in leases for number in (lease.pid, lease.program_pid) if number),
     )
     everyone = set(found.get(estate.session_id, ()))
     members: dict[str, set[Process]] = {}
     for lease in leases:
         leader, known = leader_of(lease), left[lease.instance_id]
         mine = set(found.get(lease.instance_id, ()))
-        in_session = found.get(str(lease.pid), [])
-        # The session's number is its own only while its program, or one that was with it, is there.
-        if leader in in_session or any(each in known and each.session == lease.pid for each in in_session):
-            mine.update(in_session)
+        if leader is not None and leader in found.get(str(lease.pid), ()):
+            mine.add(leader)
+        for number in (lease.pid, lease.program_pid):
+            in_session = found.get(str(number), [])
+            # The session's number is its own only while somebody is in it who is known by another sign.
+            if any(each in mine or each in known for each in in_session if each.session == number):
+                mine.update(in_session)
         for each in {*known, *([leader] if leader is not None else [])} - mine:
             now = process(each.pid)
             if now is not None and now == each and not now.is_zombie:

@@ -102,7 +102,7 @@ def read_private(path: Path) -> str:
         raise
     except OSError as error:  # a link, above all
         raise JournalError(f"{path} cannot be opened as a plain file: {error.strerror}") from error
-    with open(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
             raise JournalError(f"{path} is not a plain file")
@@ -112,10 +112,12 @@ def read_private(path: Path) -> str:
             raise JournalError(f"{path} has mode {stat.S_IMODE(found.st_mode):04o}, not 0600")
         if found.st_size > MAX_JOURNAL_BYTES:
             raise JournalError(f"{path} has {found.st_size} bytes")
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             return file.read().decode()
-        except UnicodeDecodeError:
-            raise JournalError(f"{path} is not text") from None
+    except UnicodeDecodeError:
+        raise JournalError(f"{path} is not text") from None
+    finally:
+        os.close(descriptor)
 
 
 def read(folder: Path) -> Estate:

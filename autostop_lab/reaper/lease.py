@@ -36,6 +36,8 @@ class Lease:
         Its program; None where there is only a folder, or ids to look for.
     started : str
         Start time of the program (`Process.started`): pid and start time tell whose pid it is.
+    program_pid : int or None
+        The program itself, where `pid` is a shim that stays as its parent; it leads a group and a session of its own.
     stop_signal : int
         The polite signal.
     stop_grace_s : float
@@ -55,12 +57,18 @@ class Lease:
     kind: str
     pid: int | None = None
     started: str = ""
+    program_pid: int | None = None
     stop_signal: int = signal.SIGTERM
     stop_grace_s: float = 10.0
     kill_timeout_s: float = 2.0
     depends_on: tuple[str, ...] = ()
     scope: str = ""
     folder: str | None = None
+
+    @property
+    def group(self) -> int | None:
+        """Number of the program's process group and session, which it leads."""
+        return self.pid if self.program_pid is None else self.program_pid
 
     def needs(self, other: Lease) -> bool:
         """Return whether `other` has to outlive it."""
@@ -99,8 +107,9 @@ class Lease:
         for name in ("stop_grace_s", "kill_timeout_s"):
             if not _is_duration(value.get(name, 0.0)):
                 raise LeaseError(f"{name} has to be a number of seconds")
-        if not _is_int(value.get("pid")) and value.get("pid") is not None:
-            raise LeaseError("pid has to be a number")
+        for name in ("pid", "program_pid"):
+            if not _is_int(value.get(name)) and value.get(name) is not None:
+                raise LeaseError(f"{name} has to be a number")
         if not _is_int(value.get("stop_signal", signal.SIGTERM)):
             raise LeaseError("stop_signal has to be a number")
         if not _is_text(value.get("folder")) and value.get("folder") is not None:

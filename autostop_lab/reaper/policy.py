@@ -2,9 +2,10 @@
 
 The law: a service is asked to end when nothing that needs it is left; its whole group gets the polite signal, once
 (programs take a second one for "at once"); what is left of it when its program has ended is asked one by one;
-after its grace period everything of it is killed, again and again, until three looks in a row were empty. The
-whole has a cap: then whoever was not asked yet is asked, and soon all is killed. What carries the session's id and
-belongs to no lease (a program that was launched but not yet registered) is asked at once.
+after its grace period everything of it is killed, again and again, until three looks in a row were empty; a shim
+that adopts the program's orphans goes last, since without it they would be lost from sight. The whole has a cap:
+then whoever was not asked yet is asked, and soon all is killed. What carries the session's id and belongs to no
+lease (a program that was launched but not yet registered) is asked at once.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from signal import SIGCONT, SIGKILL, SIGTERM
 from autostop_lab.reaper.lease import Lease, identity
 from autostop_lab.reaper.processes import Process
 from autostop_lab.reaper.timings import Timings
+
+#: Looks at a shim that is the last one left, and should have ended by itself, before it is killed.
+LONE_LOOKS = 50
 
 
 class Phase(StrEnum):
@@ -113,6 +117,7 @@ class _Ending:
     killed: dict[Process, float] = field(default_factory=dict)
     everyone: set[Process] = field(default_factory=set)
     empty_looks: int = 0
+    lone_looks: int = 0
     is_group_asked: bool = False
     was_asked_by_owner: bool = False
 
@@ -121,41 +126,50 @@ class _Ending:
         return self.phase in (Phase.GONE, Phase.ABANDONED)
 
     @property
-    def leader(self) -> Process | None:
-        """Its program, while that lives."""
+    def shim(self) -> Process | None:
+        """The shim that stays as the program's parent, while that lives."""
+        if self.lease.program_pid is None:
+            return None
         return next((process for process in self.left if process.pid == self.lease.pid), None)
+
+    @property
+    def program(self) -> Process | None:
+        """Its program, while that lives."""
+        return next((process for process in self.left if process.pid == self.lease.group), None)
 
     def see(self, found: Collection[Process]) -> None:
         self.left = sorted(found, key=lambda process: process.pid)
         self.everyone.update(found)
         self.empty_looks = 0 if self.left else self.empty_looks + 1
+        self.lone_looks = self.lone_looks + 1 if self.left == [self.shim] else 0
         if self.was_asked_by_owner and not self.is_group_asked:
             self._note_group_asked()
 
     def _note_group_asked(self) -> None:
         self.is_group_asked = True
-        self.asked.update(process for process in self.left if process.group == self.lease.pid)
+        self.asked.update(process for process in self.left if process.group == self.lease.group)
 
     def ask(self) -> Iterable[Send]:
         """Ask its group, and when its program is gone those that are left; each once."""
-        leader = self.leader
-        if leader is not None:
+        program = self.program
+        if program is not None:
             if not self.is_group_asked:
-                is_group = leader.group == leader.pid
                 self._note_group_asked()
-                yield Send(leader, (self.lease.stop_signal, SIGCONT), to_group=is_group)
+                yield Send(program, (self.lease.stop_signal, SIGCONT), to_group=program.group == program.pid)
             return
         for process in self.left:
-            if process not in self.asked:
+            if process not in self.asked and process != self.shim:
                 self.asked.add(process)
                 yield Send(process, (SIGTERM, SIGCONT))
 
     def kill(self, now: float) -> Iterable[Send]:
-        leader = self.leader
-        group = leader.pid if leader is not None and leader.group == leader.pid else None
-        if leader is not None and group is not None:
-            yield Send(leader, (SIGKILL,), to_group=True)
+        program, shim = self.program, self.shim
+        group = program.pid if program is not None and program.group == program.pid else None
+        if program is not None and group is not None:
+            yield Send(program, (SIGKILL,), to_group=True)
         for process in self.left:
+            if process == shim and self.lone_looks < LONE_LOOKS:
+                continue  # it ends by itself when nobody is left that it could adopt
             self.killed.setdefault(process, now)
             if group is None or process.group != group:
                 yield Send(process, (SIGKILL,))
@@ -224,6 +238,10 @@ class Plan:
     def is_killing(self) -> bool:
         """Whether somebody has been killed and is still there."""
         return any(e.phase is Phase.KILLING and e.left for e in (*self._endings, self._strays))
+
+    def killing(self) -> list[Lease]:
+        """Return the leases of which everything that is left is being killed."""
+        return [ending.lease for ending in self._endings if ending.phase is Phase.KILLING and ending.left]
 
     def left(self) -> dict[str, set[Process]]:
         """Return who was part of each instance at the last look, by instance id: they stay part of it."""

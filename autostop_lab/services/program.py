@@ -282,6 +282,7 @@ class ProgramRuntime(LocalRuntime):
             kind="command",
             pid=leader.pid if leader is not None else None,
             started=leader.started if leader is not None else "",
+            program_pid=child.pid if child.has_shim else None,
             stop_signal=self.command.stop_signal,
             stop_grace_s=policy.stop_timeout_s,
             kill_timeout_s=policy.kill_timeout_s,

@@ -96,6 +96,12 @@ def read_private(path: Path) -> str:
     JournalError
         It cannot be believed.
     """
+    while (text := _read_private_once(path)) is None:
+        pass  # it was replaced while we opened it
+    return text
+
+
+def _read_private_once(path: Path) -> str | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -104,7 +110,9 @@ def read_private(path: Path) -> str:
         raise JournalError(f"{path} cannot be opened as a plain file: {error.strerror}") from error
     try:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        if found.st_nlink == 0:
+            return None
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             raise JournalError(f"{path} is not a plain file")
         if found.st_uid != os.getuid():
             raise JournalError(f"{path} belongs to somebody else")

@@ -6,8 +6,8 @@ A session with a living owner is never touched. The lock keeps two sweepers from
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,10 @@ class SessionSeen:
     problem: str = ""
 
 
+# Within one process the lock of a session keeps nobody out, and whoever closes its file lets go of it for all.
+_one_at_a_time = threading.Lock()
+
+
 def _session_folders(root: Path) -> list[Path]:
     with suppress(FileNotFoundError):
         if private_problem(root) is None:
@@ -89,6 +93,8 @@ def _owner_lives(estate: Estate) -> bool:
 
 
 def _is_locked(folder: Path) -> bool:
+    if not _one_at_a_time.acquire(blocking=False):
+        return True  # this very process sweeps
     lock = SessionLock(folder)
     try:
         return not lock.take(create=False)
@@ -96,6 +102,7 @@ def _is_locked(folder: Path) -> bool:
         return False
     finally:
         lock.release()
+        _one_at_a_time.release()
 
 
 def sweep(*, root: Path | None = None, spare: frozenset[str] = frozenset(), timings: Timings = DEFAULT) -> list[Death]:
@@ -117,33 +124,32 @@ def sweep(*, root: Path | None = None, spare: frozenset[str] = frozenset(), timi
     """
     base = root or default_root()
     done = []
-    for folder in _session_folders(base):
-        if folder.name not in spare:
-            with suppress(FileNotFoundError):  # its own reaper, or another sweeper, was faster
-                done += [death for death in _sweep_one(folder, timings)]
-    for death in done:
-        with suppress(OSError):
-            record(base, death, timings)
+    with _one_at_a_time:
+        for folder in _session_folders(base):
+            if folder.name in spare:
+                continue
+            with suppress(OSError):  # its own reaper, or another sweeper, was faster
+                if (death := _sweep_one(folder, timings)) is not None:
+                    done.append(death)
+                    record(base, death, timings)
     return done
 
 
-def _sweep_one(folder: Path, timings: Timings) -> Iterator[Death]:
+def _sweep_one(folder: Path, timings: Timings) -> Death | None:
     if private_problem(folder) is not None:
-        return
+        return None
     if not os.path.lexists(folder / journal.JOURNAL_NAME):
         _remove_unmarked(folder, timings)
-        return
+        return None
     lock = SessionLock(folder)
     try:
         if not lock.take():
-            return  # its reaper lives, or another sweeper cleans it
+            return None  # its reaper lives, or another sweeper cleans it
         estate = journal.read(folder)
-        if not _owner_lives(estate):
-            yield _clean(estate, timings)
+        return None if _owner_lives(estate) else _clean(estate, timings)
     except JournalError as error:
-        with suppress(FileNotFoundError):
-            journal.set_aside(folder)
-        yield _distrusted(folder, str(error))
+        journal.set_aside(folder)
+        return _distrusted(folder, str(error))
     finally:
         lock.release()
 

@@ -70,13 +70,6 @@ class Lease:
         """Number of the program's process group and session, which it leads."""
         return self.pid if self.program_pid is None else self.program_pid
 
-    def needs(self, other: Lease) -> bool:
-        """Return whether `other` has to outlive it."""
-        if other is self:
-            return False
-        by_name = other.scope == self.scope and other.name in self.depends_on
-        return by_name or other.instance_id in self.depends_on
-
     def as_json(self) -> dict[str, Any]:
         """Return it as a value for JSON."""
         return asdict(self)

@@ -10,7 +10,8 @@ lease (a program that was launched but not yet registered) is asked at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from signal import SIGCONT, SIGKILL, SIGTERM
@@ -188,6 +189,21 @@ class _Ending:
         return Outcome.STOPPED if self.everyone else Outcome.GONE_ALREADY
 
 
+def _needed(leases: Iterable[Lease]) -> Callable[[Lease], bool]:
+    """Return what tells whether any other of the leases needs a given one; counted once, for there may be many."""
+    by_id: Counter[str] = Counter()
+    by_name: Counter[tuple[str, str]] = Counter()
+    for lease in leases:
+        by_id.update(lease.depends_on)
+        by_name.update((lease.scope, name) for name in lease.depends_on)
+
+    def is_needed(lease: Lease) -> bool:
+        own = lease.depends_on.count(lease.instance_id) + lease.depends_on.count(lease.name)
+        return by_id[lease.instance_id] + by_name[lease.scope, lease.name] > own
+
+    return is_needed
+
+
 class Plan:
     """The cleaning of one session.
 
@@ -291,7 +307,8 @@ class Plan:
     def _begin_those_whose_turn_it_is(self, now: float) -> None:
         waiting = [ending for ending in self._endings if ending.phase is Phase.WAITING]
         rest = [ending for ending in self._endings if not ending.is_over]
-        ready = [ending for ending in waiting if not any(other.lease.needs(ending.lease) for other in rest)]
+        needed = _needed(ending.lease for ending in rest)
+        ready = [ending for ending in waiting if not needed(ending.lease)]
         if now >= self._cap_at or (not ready and len(waiting) == len(rest)):
             ready = waiting  # the time is over, or each waits for another
         for ending in ready:

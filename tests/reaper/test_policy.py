@@ -440,7 +440,7 @@ def test_whoever_is_asked_is_needed_by_nobody_that_is_left(world: World) -> None
         for send in world.tick():
             if SIGTERM in send.signals:
                 asked = by_pid[send.process.pid]
-                assert not any(each.needs(asked) for each in world.leases if each.name in left - stuck)
+                assert not any(asked.name in each.depends_on for each in world.leases if each.name in left - stuck)
         assert world.now < 1100.0
 
     for each in world.leases:

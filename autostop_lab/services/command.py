@@ -6,13 +6,15 @@ import logging
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
 
 from autostop_lab.exceptions import ConfigurationError
 from autostop_lab.services.containment import CHOICES, problem_with
+from autostop_lab.services.coroutines import ServiceLoop
 
 if TYPE_CHECKING:
     from autostop_lab.services.probes import Probe
@@ -203,3 +205,29 @@ class Command:
             *([fspath(self.cwd)] if self.cwd is not None else []),
             *(self.ready.texts() if self.ready is not None else []),
         ]
+
+
+class CommandEndpoint:
+    """Calls the methods of a `Command` subclass in the caller."""
+
+    def __init__(self, command: Command, methods: Iterable[str], coroutines: ServiceLoop) -> None:
+        self.host: str | None = command.host
+        self.port: int | None = command.port
+        self.ports: dict[str, int] = command.ports
+        self.command = command
+        self._methods = methods
+        self._coroutines = coroutines
+
+    def methods(self) -> Iterable[str]:
+        """Return the names of its public methods."""
+        return self._methods
+
+    def bind(self, method: str) -> Callable[..., Any]:
+        """Return the method; one that is a coroutine function runs in the event loop of the service."""
+        function, finish = getattr(self.command, method), self._coroutines.finish
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            value = function(*args, **kwargs)
+            return finish(value) if value.__class__ is CoroutineType else value
+
+        return call

@@ -5,6 +5,7 @@ A handle refers to a slot: the name of a service in one environment, whatever li
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -12,17 +13,25 @@ from contextvars import copy_context
 from html import escape
 from typing import Any
 
-from autostop_lab.exceptions import ServiceCallTimeoutError, ServiceCrashedError, ServiceError
+from autostop_lab.exceptions import ServiceCallTimeoutError, ServiceCrashedError
 from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import thread_name
 from autostop_lab.services.context import Waiting
 from autostop_lab.services.logs import LogLine
-from autostop_lab.services.slot import EndpointClosedError, HealthResult, Slot, map_over_lives, over_lives, slot_of
+from autostop_lab.services.remote import Reference, RemoteSlot
+from autostop_lab.services.serving import reference_to
+from autostop_lab.services.slot import (
+    EndpointClosedError,
+    HealthResult,
+    ServiceSlot,
+    Slot,
+    map_over_lives,
+    over_lives,
+    slot_of,
+)
 
 #: What a handle has by itself; a service's public methods may not have these names.
 HANDLE_NAMES = ("name", "state", "host", "port", "ports", "start", "stop", "restart", "kill", "health", "logs", "call")
-
-
 #: Longest line of what is shown of a handle.
 LONGEST_SHOWN_LINE = 200
 
@@ -33,15 +42,28 @@ def _shown(text: str) -> str:
     return text if len(text) <= LONGEST_SHOWN_LINE else f"{text[:LONGEST_SHOWN_LINE]}…"
 
 
-def _slot_elsewhere(key: str, name: str) -> ServiceHandle:
-    slot = slot_of(key)
-    if slot is None:
-        raise ServiceError(
-            f"the handle of service {name!r} came to a process where the service does not live. Use it in the process "
-            "of its environment, and pass on the values that its methods return.",
-            service=name,
-        )
-    return ServiceHandle(slot)
+def handle_of(*reference: str) -> ServiceHandle:
+    """Return the handle that was pickled to a reference.
+
+    Raises
+    ------
+    ServiceError
+        The service cannot be reached from here.
+    """
+    found = Reference(*reference)
+    return ServiceHandle(slot_of(found.key) or RemoteSlot(found))
+
+
+_elsewhere: dict[str, RemoteSlot] = {}
+
+
+def _here(slot: Slot) -> Slot:
+    """Return a slot as it is to be used in this process: a forked child has a copy of what lives in its parent."""
+    if not isinstance(slot, ServiceSlot) or slot.pid == os.getpid():
+        return slot
+    if slot.key not in _elsewhere:
+        _elsewhere[slot.key] = RemoteSlot(reference_to(slot))
+    return _elsewhere[slot.key]
 
 
 class ServiceMethod:
@@ -61,16 +83,16 @@ class ServiceMethod:
         try:
             call = self._slot.calls[self._name]
         except KeyError:
-            call = self._slot.bind(self._name)
+            call = _here(self._slot).bind(self._name)
         try:
             return call(*args, **kwargs)
         except (EndpointClosedError, ServiceCrashedError) as error:
             failed = (call, error)
-        return over_lives(self._slot, self._name, lambda call: call(*args, **kwargs), failed)
+        return over_lives(_here(self._slot), self._name, lambda call: call(*args, **kwargs), failed)
 
     def map(self, values: Iterable[Any], /) -> list[Any]:
         """Call the method with each of `values` in one round trip and return the results in order."""
-        return map_over_lives(self._slot, self._name, list(values))
+        return map_over_lives(_here(self._slot), self._name, list(values))
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Begin a call in the background and return a future of its value."""
@@ -145,22 +167,22 @@ class ServiceHandle:
     @property
     def state(self) -> ServiceState:
         """Where the service is in its life."""
-        return self.__slot.state
+        return _here(self.__slot).state
 
     @property
     def host(self) -> str | None:
         """Address on which it listens; None if it has no port."""
-        return self.__slot.address.host
+        return _here(self.__slot).address.host
 
     @property
     def port(self) -> int | None:
         """Its main port while it runs; None if it has none."""
-        return self.__slot.address.port
+        return _here(self.__slot).address.port
 
     @property
     def ports(self) -> dict[str, int]:
         """Its named ports while it runs."""
-        return dict(self.__slot.address.ports)
+        return dict(_here(self.__slot).address.ports)
 
     def start(self) -> None:
         """Start the service, what it depends on first, and return when it is ready.
@@ -170,7 +192,7 @@ class ServiceHandle:
         ServiceStartError
             It did not become ready.
         """
-        self.__slot.orders.start_service(self.name)
+        _here(self.__slot).orders.start_service(self.name)
 
     def stop(self) -> None:
         """Stop and clean the service, what depends on it first; a service at rest stays so.
@@ -180,23 +202,23 @@ class ServiceHandle:
         ServiceStopError
             Its ``stop()`` or ``cleanup()`` failed, or it is still there.
         """
-        self.__slot.orders.stop_service(self.name)
+        _here(self.__slot).orders.stop_service(self.name)
 
     def restart(self) -> None:
         """Stop the service and start it anew: a new object, with the same arguments."""
-        self.__slot.orders.restart_service(self.name)
+        _here(self.__slot).orders.restart_service(self.name)
 
     def kill(self) -> None:
         """End the service without a grace period, and clean it."""
-        self.__slot.orders.kill_service(self.name)
+        _here(self.__slot).orders.kill_service(self.name)
 
     def health(self) -> HealthResult:
         """Look at the service now."""
-        return self.__slot.orders.check_service(self.name)
+        return _here(self.__slot).orders.check_service(self.name)
 
     def logs(self, count: int | None = None) -> tuple[LogLine, ...]:
         """Return its last `count` log lines (all that are kept if None), oldest first."""
-        return self.__slot.lines(count)
+        return _here(self.__slot).lines(count)
 
     def call(self, method: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """Call a method by name, also one that is called like something of the handle.
@@ -254,7 +276,7 @@ class ServiceHandle:
         """Return a public method of the service."""
         if name.startswith("_"):
             raise AttributeError(name)
-        slot = self.__slot
+        slot = _here(self.__slot)
         if not slot.offers(name):
             raise slot.no_method(name)
         method = ServiceMethod(slot, name)
@@ -263,7 +285,7 @@ class ServiceHandle:
 
     def __dir__(self) -> list[str]:
         """List what the handle has and what the service offers."""
-        return sorted({*HANDLE_NAMES, *self.__slot.methods()})
+        return sorted({*HANDLE_NAMES, *_here(self.__slot).methods()})
 
     def __repr__(self) -> str:
         """Return name, kind and state."""
@@ -284,7 +306,7 @@ class ServiceHandle:
         return f"<div><b>{escape(first)}</b><table>{rows}</table></div>"
 
     def __story(self) -> list[tuple[str, str]]:
-        slot = self.__slot
+        slot = _here(self.__slot)
         lines = [("", f"service {slot.name!r} ({slot.kind})"), ("state", str(slot.state))]
         if reason := getattr(slot, "reason", ""):  # one elsewhere knows none
             lines.append(("reason", str(reason)))
@@ -296,4 +318,4 @@ class ServiceHandle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as a reference."""
-        return (_slot_elsewhere, (self.__slot.key, self.name))
+        return (handle_of, tuple(reference_to(self.__slot)))

@@ -18,14 +18,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from autostop_lab.exceptions import RemoteServiceError
 from autostop_lab.services.context import current_hook, within
 from autostop_lab.services.coroutines import ServiceLoop, StartsThreads
 from autostop_lab.services.gate import CallGate, NoTurnError
 from autostop_lab.services.host import Host
 from autostop_lab.services.objects import ObjectCalls, make_object
 from autostop_lab.services.service import ServiceContext, hook
-from autostop_lab.services.travel import obstacle, pack, pack_error, unpack
+from autostop_lab.services.travel import pack_error, pack_result, unpack
 from autostop_lab.services.wire import Connection
 
 if TYPE_CHECKING:
@@ -359,7 +358,7 @@ class HostedService:
             return self._do_batch(call, work)
         args, kwargs = work
         value = call(*args, **kwargs)
-        return (b"value", *self._pack_result(value))
+        return (b"value", *pack_result(self.recipe.name, value))
 
     def _do_batch(self, call: Callable[..., Any], values: list[Any]) -> tuple[bytes, bytes, list[memoryview]]:
         results: list[Any] = []
@@ -370,20 +369,7 @@ class HostedService:
         except NotCalledError as reason:
             if reason.status != b"closed":
                 raise
-        return (b"value", *self._pack_result(results))
-
-    def _pack_result(self, value: Any) -> tuple[bytes, list[memoryview]]:
-        try:
-            return pack(value)
-        except Exception as error:
-            kind = f"{type(value).__module__}.{type(value).__qualname__}"
-            raise RemoteServiceError(
-                f"service {self.recipe.name!r} returned {obstacle([('its result', value)])}. Return plain data; the "
-                "service itself lives on.",
-                service=self.recipe.name,
-                error_type=kind,
-                traceback_text=repr(error),
-            ) from error
+        return (b"value", *pack_result(self.recipe.name, results))
 
 
 async def _bounded(check: Any, timeout_s: float) -> Any:

@@ -65,12 +65,15 @@ class HostProcess:
         Resolved with an `Exit` when the process has ended.
     is_over : threading.Event
         Set then.
+    address : str
+        Where it finds its owner, once it is launched.
     """
 
     def __init__(
         self, name: str, instance: Instance, ring: LogRing, origin: Origin, on_tell: Callable[..., None]
     ) -> None:
         self.name = name
+        self.address = ""
         self.was_killed = False
         self.is_over = threading.Event()
         self._loop = asyncio.get_running_loop()
@@ -164,7 +167,7 @@ class HostProcess:
         self._origin.start_thread(lambda: self._read(control), name=f"control of {self.name}")
 
     def _popen(self, environment: Mapping[str, str], cwd: str | None) -> None:
-        address = self._switchboard.acquire()
+        self.address = address = self._switchboard.acquire()
         self._is_open = True
         self._switchboard.expect(self._instance.id, lambda arrived: post(self._loop, self._arrived, arrived, None))
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]

@@ -99,6 +99,16 @@ class Pool:
                 connection.close()
 
 
+def cannot_travel(
+    service: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+) -> ArgumentError:
+    """Return the error of a call whose arguments cannot be sent."""
+    named = [(f"argument {number}", value) for number, value in enumerate(args, 1)]
+    named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+    found = obstacle(named) or f"its arguments cannot travel to another process: {error}"
+    return ArgumentError(f"service {service!r}, {method}(): {found}.")
+
+
 class HostedEndpoint:
     """Calls the methods of a service in a host.
 
@@ -157,7 +167,7 @@ class HostedCall:
         try:
             body, buffers = pack((args, kwargs))
         except Exception as error:
-            raise self._cannot_travel(args, kwargs, error) from error
+            raise cannot_travel(self._slot.name, self._method, args, kwargs, error) from error
         return self._result(*self.carry(body, buffers))
 
     def map(self, values: list[Any]) -> list[Any]:
@@ -165,15 +175,16 @@ class HostedCall:
         try:
             body, buffers = pack(values)
         except Exception as error:
-            raise self._cannot_travel(tuple(values), {}, error) from error
+            raise cannot_travel(self._slot.name, self._method, tuple(values), {}, error) from error
         results: list[Any] = self._result(*self.carry(body, buffers, is_batch=True))
         return results
 
-    def _cannot_travel(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> ArgumentError:
-        named = [(f"argument {number}", value) for number, value in enumerate(args, 1)]
-        named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
-        found = obstacle(named) or f"its arguments cannot travel to another process: {error}"
-        return ArgumentError(f"service {self._slot.name!r}, {self._method}(): {found}.")
+    def relay(self, body: Body, buffers: list[memoryview]) -> tuple[bytes, bytes, list[memoryview]]:
+        """Pass on a call that another process makes, and return the answer for it: a value, or what was raised."""
+        status, data, got = self.carry(body, buffers)
+        if status not in (b"value", b"error"):
+            self._result(status, data, got)
+        return status, data, [memoryview(buffer) for buffer in got]
 
     def carry(
         self, body: Body, buffers: list[memoryview], *, is_batch: bool = False

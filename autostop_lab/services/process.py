@@ -25,8 +25,10 @@ from autostop_lab.services.hosting import EXIT_S, HostGoneError, HostProcess
 from autostop_lab.services.logs import SERVICE_LOGGER, SHOWN_LOG_LINES
 from autostop_lab.services.pool import HostedEndpoint
 from autostop_lab.services.program import HIDDEN_VARIABLES
+from autostop_lab.services.remote import find_from
 from autostop_lab.services.runtime import Exit, Runtime, UnhealthyError, details_of
 from autostop_lab.services.slot import ServiceSlot
+from autostop_lab.services.switchboard import finders
 from autostop_lab.services.threads import call_in_thread
 from autostop_lab.services.travel import unpack_error
 
@@ -81,6 +83,7 @@ class ProcessRuntime(Runtime):
             )
             self.host.exited.add_done_callback(self._note_host_exit)
             self.phase = "construct"
+            finders[self.instance.id] = self._find_service
             self._has_begun_object = True
             self._begun = await self.host.ask(partial(hosted.begin, recipe=self._recipe()))
         except LaunchError as error:
@@ -130,7 +133,7 @@ class ProcessRuntime(Runtime):
             cleanup_timeout_s=policy.cleanup_timeout_s,
             is_scheduled=policy.cron is not None,
             notes_use=policy.idle_timeout_s is not None,
-            finder=pickle.dumps(None),
+            finder=pickle.dumps(partial(find_from, self.host.address, self.instance.id)),
         )
 
     def _start_error(self, problem: str) -> ServiceStartError:
@@ -259,6 +262,7 @@ class ProcessRuntime(Runtime):
             self.endpoint.pool.close()
         self.endpoint = None
         self.host.release()
+        finders.pop(self.instance.id, None)
         if not self.host.left:  # else the reaper tries again when this process has ended
             self.guard.release(self.instance.id)
         self.instance.remove()

@@ -11,10 +11,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from os import environ, fspath
-from types import CoroutineType
 from typing import Any
 
 from autostop_lab.exceptions import ServiceStartError, ServiceStopError
@@ -23,8 +22,7 @@ from autostop_lab.reaper.guard import GuardError
 from autostop_lab.reaper.lease import Lease
 from autostop_lab.reaper.processes import listener_pids
 from autostop_lab.services.child import Child, LaunchError, launch_problem
-from autostop_lab.services.command import MAIN_PORT, Command, fill, placeholders
-from autostop_lab.services.coroutines import ServiceLoop
+from autostop_lab.services.command import MAIN_PORT, Command, CommandEndpoint, fill, placeholders
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.logs import SHOWN_LOG_LINES, LogRing
 from autostop_lab.services.ports import free_ports, takers_of
@@ -50,32 +48,6 @@ HIDDEN_VARIABLES = ("AUTOSTOP_LAB_API_KEY",)
 
 class PortLostError(Exception):
     """A port is served by somebody else; a chosen one was taken between choosing and listening."""
-
-
-class CommandEndpoint:
-    """Calls the methods of a `Command` subclass in the caller."""
-
-    def __init__(self, command: Command, methods: Iterable[str], coroutines: ServiceLoop) -> None:
-        self.host: str | None = command.host
-        self.port: int | None = command.port
-        self.ports: dict[str, int] = command.ports
-        self._command = command
-        self._methods = methods
-        self._coroutines = coroutines
-
-    def methods(self) -> Iterable[str]:
-        """Return the names of its public methods."""
-        return self._methods
-
-    def bind(self, method: str) -> Callable[..., Any]:
-        """Return the method; one that is a coroutine function runs in the event loop of the service."""
-        function, finish = getattr(self._command, method), self._coroutines.finish
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            value = function(*args, **kwargs)
-            return finish(value) if value.__class__ is CoroutineType else value
-
-        return call
 
 
 class Launched:

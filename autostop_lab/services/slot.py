@@ -6,7 +6,9 @@ import os
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -17,6 +19,7 @@ from autostop_lab.lifecycle import ServiceState
 from autostop_lab.services.context import seconds_waited_for
 from autostop_lab.services.logs import SHOWN_LOG_LINES, LogLine, LogRing
 from autostop_lab.services.service import HOOKS
+from autostop_lab.services.switchboard import switchboard
 
 if TYPE_CHECKING:
     from autostop_lab.services.spec import ServiceSpec
@@ -94,6 +97,8 @@ class Endpoint(Protocol):
         """Return the names of the methods that can be called."""
 
 
+#: States in which nothing of a service is there.
+AT_REST = frozenset({ServiceState.STOPPED, ServiceState.CRASHED, ServiceState.ABANDONED})
 #: The reason of a stop that the next call undoes.
 IDLE = "idle"
 #: States in which what does not answer will; those of a service that runs are between two objects.
@@ -191,6 +196,15 @@ class Slot(Protocol):
 _slots: WeakValueDictionary[str, ServiceSlot] = WeakValueDictionary()
 
 
+def _forget_lives() -> None:
+    # In a forked child: the lives are the parent's.
+    for slot in tuple(_slots.values()):
+        slot.calls, slot.endpoint = {}, None
+
+
+os.register_at_fork(after_in_child=_forget_lives)
+
+
 def slot_of(key: str) -> ServiceSlot | None:
     """Return the slot of this process that a key refers to, if it is there."""
     slot = _slots.get(key)
@@ -233,6 +247,8 @@ class ServiceSlot:
         self.moved_s = time.monotonic()
         self._changed = threading.Condition()
         self.pid = os.getpid()
+        self._is_referred = False
+        self._hold: weakref.finalize[..., Any] | None = None
         self.key = secrets.token_hex(16)
         _slots[self.key] = self
 
@@ -271,6 +287,7 @@ class ServiceSlot:
             if state is not self.state:
                 self.moved_s = time.monotonic()
             self.state, self.reason, self.endpoint, self.next_at = state, reason, endpoint, next_at
+            self._hold_switchboard()
             self._changed.notify_all()
 
     def bind(self, method: str) -> Callable[..., Any]:
@@ -298,7 +315,26 @@ class ServiceSlot:
             self.is_returning = is_returning
             if self.is_resting:
                 self.reason = reason
+            self._hold_switchboard()
             self._changed.notify_all()
+
+    def refer(self) -> str:
+        """Return the address where other processes ask for it: from now on it is answered there whenever it is up."""
+        with self._changed:
+            self._is_referred = True
+            self._hold_switchboard()
+        return switchboard().address
+
+    def _hold_switchboard(self) -> None:
+        is_wanted = self._is_referred and (self.state not in AT_REST or self.is_resting or self.is_returning)
+        if is_wanted and self._hold is None:
+            board = switchboard()
+            with suppress(OSError):  # others then hear that it cannot be reached
+                board.acquire()
+                self._hold = weakref.finalize(self, board.release)
+        elif not is_wanted and self._hold is not None:
+            self._hold()
+            self._hold = None
 
     def note_closed(self, endpoint_call: Callable[..., Any], method: str) -> None:
         """Forget a life that takes no further calls: it is on its way down, and another may come."""

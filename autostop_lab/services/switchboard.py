@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import socket
 import struct
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from autostop_lab.origin import thread_name
+from autostop_lab.reaper.folders import make_private_under
+from autostop_lab.reaper.guard import GuardError, current_guard
+from autostop_lab.reaper.lease import Lease
 from autostop_lab.reaper.session import Session, current_session
 from autostop_lab.services.wire import Connection
 
 #: The longest path of a Unix socket on any system, in bytes.
-LONGEST_PATH_BYTES = 100
+LONGEST_PATH_BYTES = 103
 
 
 def peer_uid(end: socket.socket) -> int:
@@ -35,18 +37,39 @@ def peer_uid(end: socket.socket) -> int:
     return uid
 
 
+#: Who answers on connections that begin with such a head, in a thread of each connection.
+ANSWERS: dict[bytes, Callable[[Connection], None]] = {}
+#: How services that live in processes of their own find what they depend on, by their instances.
+finders: dict[str, Callable[[str], Any]] = {}
+
+
 class Switchboard:
-    """Takes connections on the session's socket; safe to use from any thread."""
+    """Takes connections on the session's socket; safe to use from any thread.
+
+    Parameters
+    ----------
+    session : Session
+        Whose it is.
+
+    Attributes
+    ----------
+    address : str
+        Path of the socket, the same whenever it is open.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._pid = os.getpid()
         self._lock = threading.RLock()
         self._expected: dict[str, Callable[[Connection], None]] = {}
         self._users = 0
         self._listener: socket.socket | None = None
         self._wake: socket.socket | None = None
-        self._short_folder: Path | None = None
-        self.address = ""
+        self._id = session.new_instance("s").id
+        self._folder = session.folder / self._id
+        if len(os.fsencode(self._folder / "s")) > LONGEST_PATH_BYTES:
+            self._folder = Path("/tmp", f"autostop_lab-{os.getuid()}-{self._id}")
+        self.address = str(self._folder / "s")
 
     # -- who needs it --------------------------------------------------------------------------------------
 
@@ -64,6 +87,8 @@ class Switchboard:
 
     def release(self) -> None:
         """Let it close when nobody else needs it."""
+        if self._pid != os.getpid():  # a copy of it, in a forked child
+            return
         with self._lock:
             self._users -= 1
             if self._users == 0 and self._wake is not None:
@@ -84,12 +109,12 @@ class Switchboard:
     # -- the socket ----------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        path = self._session.folder / "s"
-        if len(os.fsencode(path)) > LONGEST_PATH_BYTES:
-            self._short_folder = Path(tempfile.mkdtemp(prefix="autostop_lab-", dir="/tmp"))
-            path = self._short_folder / "s"
+        if self._folder.parent == self._session.folder:
+            self._session.make_folder_for(self._folder)
+            threading.Thread(target=self._register, name=thread_name("switchboard: its folder"), daemon=True).start()
         else:
-            self._session.make_folder_for(self._session.folder)
+            make_private_under(self._folder)
+        path = Path(self.address)
         listener = socket.socket(socket.AF_UNIX)
         try:
             with suppress(FileNotFoundError):
@@ -102,7 +127,7 @@ class Switchboard:
         except BaseException:
             listener.close()
             raise
-        self.address, self._listener = str(path), listener
+        self._listener = listener
         threading.Thread(
             target=self._work, args=(listener, wakes), name=thread_name("switchboard"), daemon=True
         ).start()
@@ -110,10 +135,20 @@ class Switchboard:
     def _remove(self) -> None:
         with suppress(OSError):
             os.unlink(self.address)
-        if self._short_folder is not None:
-            shutil.rmtree(self._short_folder, ignore_errors=True)
-            self._short_folder = None
+            self._folder.rmdir()
         self._session.remove_empty_folders()
+        current_guard().release(self._id, only_folder=True)
+
+    def _register(self) -> None:
+        """Have the reaper know the folder; who waits for a host, or a handle, need not wait for that."""
+        guard = current_guard()
+        lease = Lease(instance_id=self._id, name="switchboard", kind="folder", folder=str(self._folder))
+        with suppress(GuardError):  # what matters is registered by itself, and says it
+            guard.register(lease)
+        with self._lock:
+            is_late = self._listener is None
+        if is_late:
+            guard.release(self._id, only_folder=True)
 
     def close_in_child(self) -> None:
         """Close a forked child's copies: it must not seem to be this session."""
@@ -156,6 +191,8 @@ class Switchboard:
                 on_arrival = self._expected.pop(bytes(body).decode(errors="replace"), None)
             if on_arrival is not None:
                 on_arrival(connection)
+        elif head in ANSWERS:
+            ANSWERS[head](connection)
 
 
 _current: Switchboard | None = None
@@ -170,6 +207,11 @@ def switchboard() -> Switchboard:
         if _current is None or _current._session is not session:
             _current = Switchboard(session)
         return _current
+
+
+def inherited_address() -> str:
+    """Return the address of the switchboard that this forked child's parent has; "" if it had none."""
+    return _current.address if _current is not None and _current._pid != os.getpid() else ""
 
 
 def _close_in_child() -> None:

@@ -92,6 +92,20 @@ def unpack(data: bytes | bytearray | memoryview, buffers: Sequence[Any] = ()) ->
     return pickle.loads(data, buffers=buffers)
 
 
+def pack_result(service: str, value: object) -> tuple[bytes, list[memoryview]]:
+    """Pickle what a method has returned; raises `RemoteServiceError` where that cannot be."""
+    try:
+        return pack(value)
+    except Exception as error:
+        raise RemoteServiceError(
+            f"service {service!r}: {obstacle([('what the method returned', value)])}. Return plain data; the service "
+            "itself lives on.",
+            service=service,
+            error_type=f"{type(value).__module__}.{type(value).__qualname__}",
+            traceback_text=repr(error),
+        ) from error
+
+
 #: Classes that have begun to arrive and have not got all of their attributes yet.
 _arriving: WeakSet[type] = WeakSet()
 

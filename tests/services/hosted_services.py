@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from autostop_lab.services.command import Command
 from autostop_lab.services.service import Service
 
 
@@ -110,6 +112,103 @@ class Worker(Service):
             assert child.pid is not None
             return child.pid
         return int(subprocess.check_output([sys.executable, "-S", "-c", DAEMONISE.format(kind=kind)]))
+
+
+class Counter(Service):
+    """Counts, so that a copy of it would be noticed."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def add(self, number: int) -> int:
+        self.number += number
+        return self.number
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def fail(self, error: BaseException) -> None:
+        raise error
+
+    def last_byte(self, data: Any) -> int:
+        return int(memoryview(data)[-1])
+
+
+class Asker(Service):
+    """Asks another service, by whatever way."""
+
+    def __init__(self, other: Any) -> None:
+        self.other = other
+        self.has_begun = False
+
+    def leaf(self) -> str:
+        return "leaf"
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def ask(self, method: str, *args: Any) -> Any:
+        return getattr(self.other, method)(*args)
+
+    def ask_that(self, handle: Any, method: str, *args: Any) -> Any:
+        return getattr(handle, method)(*args)
+
+    def ask_all(self, method: str, values: list[Any]) -> Any:
+        return getattr(self.other, method).map(values)
+
+    def ask_by_name(self, name: str, method: str, *args: Any) -> Any:
+        return getattr(self.service(name), method)(*args)
+
+    def other_handle(self) -> Any:
+        return self.other
+
+    def leave_asking(self, handle: Any, method: str, *args: Any) -> None:
+        """Begin a call that is under way when this one has ended."""
+
+        def ask() -> None:
+            self.has_begun = True
+            getattr(handle, method)(*args)
+
+        threading.Thread(target=ask, daemon=True).start()
+
+    def left_begun(self) -> bool:
+        return self.has_begun
+
+    def look(self) -> dict[str, Any]:
+        """Use all that a handle has."""
+        other = self.other
+        other.restart()
+        try:
+            other.missing  # noqa: B018
+        except AttributeError as error:
+            missing = str(error)
+        return {
+            "state": other.state,
+            "host": other.host,
+            "port": other.port,
+            "ports": other.ports,
+            "dir": dir(other),
+            "repr": repr(other),
+            "logs": [line.text for line in other.logs()],
+            "health": other.health(),
+            "missing": missing,
+        }
+
+
+class Site(Command):
+    """A program with methods."""
+
+    def where(self, value: Any) -> tuple[Any, ...]:
+        return os.getpid(), self.host, self.port, value
+
+    async def where_later(self) -> int:
+        return os.getpid()
+
+    def folder(self) -> Path:
+        return self.workdir
+
+    def say(self, text: str) -> None:
+        self.logger.warning(text)
 
 
 #: Prints the pid of a grandchild that its parent has left.

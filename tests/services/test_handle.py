@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import pickle
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -617,33 +614,6 @@ def test_a_handle_pickles_to_a_reference_to_the_same_service(handle: ServiceHand
     assert copy.me() is handle.me()
     assert echo(7) == 7
     assert len(data) < 500
-
-
-def test_a_handle_in_another_process_says_that_the_service_is_not_there(handle: ServiceHandle) -> None:
-    code = "import pickle, sys\ntry: pickle.loads(sys.stdin.buffer.read())\nexcept Exception as e: print(repr(e))"
-    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(handle), capture_output=True, check=True)
-
-    assert b"ServiceError" in done.stdout
-    assert b"the handle of service 'it' came to a process where the service does not live" in done.stdout
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_handle_in_a_forked_child_is_not_the_object_s_copy(handle: ServiceHandle) -> None:
-    data = pickle.dumps(handle)
-    reads, writes = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            pickle.loads(data)
-        except ServiceError as error:
-            os.write(writes, str(error).encode())
-        os._exit(0)
-    os.close(writes)
-    said = os.read(reads, 1000)
-    os.close(reads)
-    os.waitpid(child, 0)
-
-    assert b"does not live" in said
 
 
 def test_a_handle_whose_service_is_gone_cannot_be_unpickled() -> None:

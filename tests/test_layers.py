@@ -22,7 +22,7 @@ LAYERS = (
     {"engines", "job"},
     {"dispatcher"},
     {"environment"},
-    {"jobmanager"},
+    {"jobmanager", "doctor"},
     {"jupyter", "cli", "testing"},
     {"__init__", "__main__"},
 )

@@ -14,10 +14,11 @@ from types import FrameType
 
 from autostop_lab import __version__
 from autostop_lab.cli.demo import INTERRUPTED, run_demo
+from autostop_lab.cli.doctor import run_doctor
 from autostop_lab.cli.notebook import DemoError
 from autostop_lab.cli.sessions import run_status, run_sweep
 
-COMMANDS = ("demo", "status", "sweep")
+COMMANDS = ("demo", "doctor", "status", "sweep")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,6 +42,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--notebook", type=Path, metavar="PATH", help="run this notebook in place of the quickstart"
     )
     demo_parser.set_defaults(run=run_demo)
+    doctor_parser = commands.add_parser(
+        "doctor",
+        help="say what this machine can promise",
+        description="Look at this machine and say in words what can be promised on it, and what to do where it cannot.",
+        epilog="The status is 0, also where something is limited or missing; 1 if nothing can be promised.",
+        allow_abbrev=False,
+    )
+    doctor_parser.set_defaults(run=run_doctor)
     status_parser = commands.add_parser(
         "status",
         help="which sessions are here, and which had to be cleaned",
@@ -57,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     sweep_parser.set_defaults(run=run_sweep)
-    for parser_with_json in (status_parser, sweep_parser):
+    for parser_with_json in (doctor_parser, status_parser, sweep_parser):
         parser_with_json.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

@@ -14,6 +14,7 @@ from typing import Any
 from IPython.core.error import UsageError
 
 from autostop_lab import __version__
+from autostop_lab.doctor import as_json, as_text, look
 from autostop_lab.environment.aftermath import describe_guard
 from autostop_lab.environment.base import Environment
 from autostop_lab.environment.registry import jobs, last_job, registry
@@ -54,6 +55,7 @@ COMMANDS = {
     "cancel": Command("end a job at once, and wait until it is clean", "JOB"),
     "report": Command("the receipt of a job", "JOB"),
     "logs": Command("the last log lines of a service, or of all services of the last job", "SERVICE"),
+    "doctor": Command("what this machine can promise, and what to do where it cannot"),
     "config": Command("versions, and what is loaded"),
 }
 ARGUMENT_HELP = {
@@ -81,6 +83,8 @@ def parser_of(name: str) -> UsageParser:
         )
     if name == "logs":
         parser.add_argument("-n", type=_count, default=50, metavar="N", help="how many lines; 50 if not given")
+    if name == "doctor":
+        parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("-h", "--help", action="store_true", help="show this")
     return parser
 
@@ -147,6 +151,9 @@ def _carry_out(shell: Any, name: str, given: argparse.Namespace) -> None:
             _report(last_job() if given.name is None else find_job(given.name))
         case "logs":
             _logs(given.name, given.n)
+        case "doctor":
+            facts = look()
+            print(as_json(facts) if given.json else as_text(facts))
         case "config":
             print(_config(shell))
 

@@ -59,7 +59,7 @@ def own_group() -> Path:
     """Return the folder of the group that this process is in; raises `NoGroupError`."""
     try:
         mounts, groups = (Path("/proc/self", name).read_bytes() for name in ("mountinfo", "cgroup"))
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise NoGroupError(f"control groups are a matter of Linux with /proc ({error.strerror})") from error
     return folder_of_group(os.fsdecode(mounts), path_in(groups))
 
@@ -123,9 +123,14 @@ class Group:
         return cls(own_group() / group_name(path_of_ids))
 
     def make(self) -> None:
-        """Make it, unless it is there."""
-        with suppress(FileExistsError):
+        """Make it, unless it is there; raises `NoGroupError` where no more may be made, `OSError` where none."""
+        try:
             self.path.mkdir(mode=0o755)
+        except FileExistsError:
+            pass
+        except BlockingIOError:
+            limits = "cgroup.max.descendants and cgroup.max.depth, here or further up, say how many"
+            raise NoGroupError(f"no more control groups may be made below {self.path.parent}: {limits}") from None
 
     def pids(self) -> frozenset[int]:
         """Return the pids of its members, those of groups within it aside."""

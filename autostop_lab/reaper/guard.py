@@ -267,6 +267,8 @@ class Guard:
             return Talk(self._link, self.session, outbox, self, self._timings).run()
         except StartError as error:
             return self._fail(outbox, str(error))
+        except OSError as error:  # no descriptor left, say: for the moment there is none
+            return self._fail(outbox, f"the reaper cannot be talked to: {error}")
         finally:
             if not self._failure:
                 self._has_reaper.clear()

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,8 @@ main(int(sys.argv[2]))
 """
 #: Variables that a reaper must not have: our own sign, and what is secret.
 _HIDDEN = (SESSION_VARIABLE, "AUTOSTOP_LAB_API_KEY")
+#: Longest try to kill a reaper, in seconds.
+KILL_TIMEOUT_S = 5.0
 
 
 class Link:
@@ -119,8 +122,18 @@ class Link:
 
     def kill(self) -> None:
         """Kill the reaper, if it ever said who it is; one that did not knows no session and ends with the socket."""
-        if self.reaper is not None:
-            send_signal(identity(self.reaper.pid, self.reaper.started), 9)
+        if self.reaper is None:
+            return
+        until = time.monotonic() + KILL_TIMEOUT_S
+        while True:
+            try:
+                send_signal(identity(self.reaper.pid, self.reaper.started), 9)
+            except OSError:  # no descriptor left, say; one that lived on would end what its owner still needs
+                if time.monotonic() > until:
+                    return
+                time.sleep(0.02)
+            else:
+                return
 
     def close(self) -> None:
         """Let go of it; a reaper that lives takes this for the end of its owner."""

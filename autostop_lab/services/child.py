@@ -22,6 +22,7 @@ from autostop_lab.reaper.session import Instance
 from autostop_lab.services.containment import Contained, ContainmentError, launch
 from autostop_lab.services.logs import LogRing
 from autostop_lab.services.runtime import Exit
+from autostop_lab.services.scarcity import way_out
 
 #: What is read of a program's output at once, in bytes.
 READ_BYTES = 1 << 16
@@ -334,7 +335,7 @@ def launch_problem(error: Exception, program: str, cwd: str | None) -> str:
         return f"program {program!r} is there, but not the interpreter that its first line names"
     if is_about_program and isinstance(error, PermissionError):
         return f"program {program!r} may not be executed. Check its permissions"
-    return f"program {program!r} could not be launched ({error})"
+    return ". ".join(filter(None, [f"program {program!r} could not be launched ({error})", way_out(error)]))
 
 
 def _is_nowhere(program: str) -> bool:

@@ -7,7 +7,6 @@ tells. The last two launch it through `autostop_lab.reaper.shim`.
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import secrets
@@ -24,6 +23,7 @@ from autostop_lab.reaper import forks, shim
 from autostop_lab.reaper.groups import Group, NoGroupError, own_group
 from autostop_lab.reaper.processes import SESSION_VARIABLE
 from autostop_lab.reaper.session import Instance, current_session
+from autostop_lab.services.scarcity import is_scarcity
 
 logger = logging.getLogger("autostop_lab.services")
 
@@ -128,6 +128,8 @@ def _group_of(instance: Instance) -> Group:
     try:
         return instance.make_group()
     except (NoGroupError, OSError) as error:
+        if is_scarcity(error):
+            raise
         raise ContainmentError(f"it can have no control group ({error})") from error
 
 
@@ -223,14 +225,30 @@ def _read_line(news: socket.socket) -> str:
 # -- what works here ---------------------------------------------------------------------------------------
 
 
+_problems: dict[str, str] = {}
+
+
 def best_containment() -> str:
-    """Return what ``auto`` stands for on this machine."""
-    return "signs" if problem_with("cgroup") else "cgroup"
+    """Return what ``auto`` stands for on this machine; raises `OSError` if that could not be tried just now."""
+    return "signs" if _tried("cgroup") else "cgroup"
 
 
-@functools.cache
 def problem_with(containment: str) -> str:
     """Return why a kind of containment does not work on this machine, "" if it does; tried once, for real."""
+    try:
+        return _tried(containment)
+    except OSError as error:
+        return f"it could not be tried ({error})"
+
+
+def _tried(containment: str) -> str:
+    if containment not in _problems:
+        _problems[containment] = _try(containment)
+    return _problems[containment]
+
+
+def _try(containment: str) -> str:
+    """Return why a kind of containment does not work; an error that says nothing about that is raised."""
     if containment == "signs":
         return ""
     if sys.platform != "linux":
@@ -238,6 +256,8 @@ def problem_with(containment: str) -> str:
     try:
         _try_subreaper() if containment == "subreaper" else _try_cgroup()
     except (ContainmentError, NoGroupError, OSError, subprocess.TimeoutExpired) as error:
+        if is_scarcity(error):
+            raise
         return str(error)
     return ""
 
@@ -257,6 +277,8 @@ def _try_cgroup() -> None:
     try:
         group.make()
     except OSError as error:
+        if is_scarcity(error):
+            raise
         raise NoGroupError(f"no control group can be made below {own_group()} ({error.strerror})") from error
     try:
         caught = _by_shim(["sleep", "1000"], group=group, environment=environment, **_SILENT)

@@ -28,6 +28,7 @@ from autostop_lab.services.logs import SHOWN_LOG_LINES, LogRing
 from autostop_lab.services.ports import free_ports, takers_of
 from autostop_lab.services.probes import NotReadyError, Probe
 from autostop_lab.services.runtime import Exit, LocalRuntime, UnhealthyError, details_of
+from autostop_lab.services.scarcity import way_out
 from autostop_lab.services.service import construct, hook
 from autostop_lab.services.slot import ServiceSlot
 from autostop_lab.services.sweep import Tree, sweeper
@@ -193,7 +194,12 @@ class ProgramRuntime(LocalRuntime):
         self.service = command
 
     def _choose_ports(self) -> None:
-        self._chosen_ports = {name: free_ports.choose(self.command.host) for name in self._port_names}
+        try:
+            for name in self._port_names:
+                self._chosen_ports[name] = free_ports.choose(self.command.host)
+        except OSError as error:
+            problem = f"no free port could be looked for ({error})"
+            raise self._start_error(". ".join(filter(None, [problem, way_out(error)]))) from error
         self.command._autostop_attach(
             self.context,
             port=self._chosen_ports.get(MAIN_PORT, self._fixed_port),
@@ -347,7 +353,10 @@ class ProgramRuntime(LocalRuntime):
             return False
         ours, host = await self.known_pids(), self.command.host
         ports = self._chosen_ports.values()
-        takers = await self.in_thread(lambda: [takers_of(host, port) for port in ports], "port")
+        try:
+            takers = await self.in_thread(lambda: [takers_of(host, port) for port in ports], "port")
+        except OSError:  # no descriptor left, say: why the start failed is known without this
+            return False
         return any(pids is not None and pids.isdisjoint(ours) for pids in takers)
 
     async def _undo_launch(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from autostop_lab.exceptions import ReadinessTimeoutError, ServiceStartError, ServiceStopError
 from autostop_lab.services.logs import SHOWN_LOG_LINES
 from autostop_lab.services.runtime import Runtime, describe_error
+from autostop_lab.services.scarcity import way_out
 from autostop_lab.services.slot import ServiceSlot
 from autostop_lab.services.threads import HookError
 from autostop_lab.supervisor.outcome import Life
@@ -160,8 +161,10 @@ class Lifetime:
             return error
         cause = error.cause if isinstance(error, HookError) else error
         where = "its constructor" if phase == "construct" else f"{phase}()"
+        advice = f" {sentence}." if (sentence := way_out(cause)) else ""
+        text = f"service {self._slot.name!r} did not start: {where} raised {describe_error(cause)}.{advice}"
         wrapped = ServiceStartError(
-            self._slot.ring.mask(f"service {self._slot.name!r} did not start: {where} raised {describe_error(cause)}."),
+            self._slot.ring.mask(text),
             service=self._slot.name,
             phase=phase,
             log_lines=self._slot.ring.texts(SHOWN_LOG_LINES),

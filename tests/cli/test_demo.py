@@ -87,7 +87,7 @@ def test_without_a_command_it_shows_how_it_is_used(run: Run) -> None:
     ("arguments", "words"),
     [
         (["dmeo"], "there is no command 'dmeo'. Did you mean 'demo'?"),
-        (["zzz"], "there is no command 'zzz'. There is: demo."),
+        (["zzz"], "there is no command 'zzz'. There is: demo, doctor, status, sweep."),
         (["demo", "--rediss"], "unrecognized arguments: --rediss"),
         (["demo", "--notebook"], "expected one argument"),
     ],

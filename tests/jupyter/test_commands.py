@@ -85,6 +85,14 @@ def test_a_job_that_is_over_is_not_ended_again(kernel: Kernel) -> None:
     assert "is over already" in kernel.run("%autostop stop done").printed()
 
 
+def test_doctor_says_what_this_machine_can_promise(kernel: Kernel) -> None:
+    said = kernel.run("%autostop doctor").printed()
+
+    assert "ok       ipykernel " in said
+    assert "nothing outlives its job here" in said.splitlines()[-1]
+    assert kernel.run("%autostop doctor --json").printed().startswith('{\n  "can_promise": true')
+
+
 def test_report_shows_the_receipt(kernel: Kernel) -> None:
     kernel.run("%%autostop_job first --service store=Store\n5")
     kernel.run("%%autostop_job second\n5")

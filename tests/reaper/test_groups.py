@@ -145,6 +145,13 @@ def test_a_process_that_is_gone_has_no_group() -> None:
     assert list(ids_in_group_of(process.pid)) == []
 
 
+def test_where_no_more_groups_may_be_made_it_says_so(group: Group) -> None:
+    (group.path / "cgroup.max.descendants").write_text("0")
+
+    with pytest.raises(NoGroupError, match=r"no more control groups may be made below .*store-1: cgroup\.max\.desc"):
+        Group(group.path / "autostop_lab.one-more").make()
+
+
 # -- its end -----------------------------------------------------------------------------------------------
 
 

@@ -628,9 +628,29 @@ def test_where_only_signs_work_these_are_named(env: LocalEnvironment, monkeypatc
     env.register_service("mine", Command, ["true"], contain="auto")
 
 
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), BlockingIOError(11, "Try again")])
+def test_a_want_of_descriptors_or_processes_says_nothing_about_the_machine(
+    make: MakeLife, cgroup: str, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """Where nothing is to be had at the moment, a launch fails, and is not done without containment from then on."""
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(containment, "_problems", {})
+    for what in ("autostop_lab.reaper.groups.own_group", "subprocess.Popen"):
+        with monkeypatch.context() as patch:
+            patch.setattr(what, fail)
+            assert problem_with(cgroup) == f"it could not be tried ({error})"
+            with pytest.raises(ServiceStartError, match="could not be launched"):
+                make(Command, SLEEP, contain="auto", name=what[-9:]).start()
+
+    assert problem_with(cgroup) == ""
+
+
 def test_other_platforms_have_signs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    found = {kind: problem_with.__wrapped__(kind) for kind in ("signs", "subreaper", "cgroup")}
+    found = {kind: containment._try(kind) for kind in ("signs", "subreaper", "cgroup")}
 
     assert found == {"signs": "", "subreaper": "it is a matter of Linux", "cgroup": "it is a matter of Linux"}
 
@@ -641,7 +661,7 @@ def test_a_machine_whose_groups_cannot_be_written_is_told(cgroup: str, monkeypat
 
     monkeypatch.setattr(Path, "mkdir", fail)
 
-    assert problem_with.__wrapped__(cgroup).startswith("no control group can be made below /")
+    assert containment._try(cgroup).startswith("no control group can be made below /")
 
 
 def test_a_machine_without_groups_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -652,7 +672,7 @@ def test_a_machine_without_groups_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(sys, "platform", "linux")
 
-    assert problem_with.__wrapped__("cgroup") == "there are none"
+    assert containment._try("cgroup") == "there are none"
 
 
 def test_a_shim_of_a_service_that_lives_on_is_nothing_that_the_job_left(env: LocalEnvironment, subreaper: str) -> None:

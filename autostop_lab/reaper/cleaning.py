@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,14 +85,28 @@ def clean(estate: Estate, timings: Timings, wait: Callable[[float], None] = time
         else:
             wait(max(min(pause_s, plan.next_change_at() - now), (now - began) * timings.pause_per_look))
             pause_s = min(pause_s * 1.5, timings.longest_wait_pause_s)
-    return Cleaned(plan.ends(), plan.strays(), _remove_folders(estate, plan.ends()))
-
-
-def _remove_folders(estate: Estate, ends: list[End]) -> list[str]:
-    """Remove the folders of instances, and the control groups that are recorded there."""
+    ends = plan.ends()
     kept = {lease.instance_id for lease, end in zip(estate.leases.values(), ends, strict=True) if end.is_abandoned}
+    return Cleaned(ends, plan.strays(), remove_instances(estate.folder, kept))
+
+
+def remove_instances(session_folder: Path, kept: Collection[str] = ()) -> list[str]:
+    """Remove the folders of a session's instances, and the control groups that are recorded there.
+
+    Parameters
+    ----------
+    session_folder : Path
+        The session's folder.
+    kept : collection of str
+        Ids of instances whose folders stay.
+
+    Returns
+    -------
+    list of str
+        What could not be removed, in words.
+    """
     problems = []
-    for folder in estate.folder.iterdir() if estate.folder.is_dir() else ():
+    for folder in session_folder.iterdir() if session_folder.is_dir() else ():
         if is_id(folder.name) and folder.name not in kept and not folder.is_symlink():
             if (group := recorded_group(folder)) is not None and not group.remove():
                 problems.append(f"control group {group.path} could not be removed")

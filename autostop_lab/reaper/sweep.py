@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autostop_lab.reaper import journal
-from autostop_lab.reaper.cleaning import Cleaned, clean, drop_refused
+from autostop_lab.reaper.cleaning import Cleaned, clean, drop_refused, remove_instances
 from autostop_lab.reaper.deaths import BOTH_DIED, REBOOTED, Death, death_of, default_root, record
 from autostop_lab.reaper.folders import is_id, private_problem, remove_all
 from autostop_lab.reaper.journal import JournalError, SessionLock, is_of_this_boot
@@ -164,7 +164,7 @@ def _clean(estate: Estate, timings: Timings) -> Death:
     else:
         why = REBOOTED
         ends = [End(each.name, each.pid, Outcome.GONE_ALREADY, 0.0) for each in estate.leases.values()]
-        cleaned = Cleaned(ends, [], [])
+        cleaned = Cleaned(ends, [], remove_instances(estate.folder))
     cleaned.problems.extend(refused)
     if cleaned.is_complete:
         try:
@@ -194,4 +194,5 @@ def _remove_unmarked(folder: Path, timings: Timings) -> None:
     is_old = age_s > (timings.set_aside_age_s if is_set_aside else timings.unmarked_age_s)
     if is_old and not find_owned(frozenset({folder.name}), since=""):
         with suppress(OSError):
+            remove_instances(folder)
             remove_all(folder)

@@ -11,9 +11,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from autostop_lab.diagrams.markup import markdown_table, mermaid
 from autostop_lab.exceptions import ConfigurationError
@@ -30,7 +32,34 @@ def blocks() -> dict[str, str]:
         "job diagram": f"```mermaid\n{mermaid(JOB_TABLE)}\n```",
         "job table": markdown_table(JOB_TABLE),
         "policy table": policy_table(),
+        "kernel ends": kernel_ends_table(),
     }
+
+
+KERNEL_ENDS = Path(__file__).parent / "benchmarks" / "kernel_ends.json"
+
+
+def kernel_ends_table() -> str:
+    """Return what was left of each system's helpers after each end of a kernel, as it was measured, as Markdown."""
+    figures = json.loads(KERNEL_ENDS.read_text())
+    systems = list(dict.fromkeys(figure["system"] for figure in figures))
+    found = {(figure["end"], figure["system"]): figure for figure in figures}
+    lines = [["", *systems], ["---"] * (len(systems) + 1)]
+    for end in dict.fromkeys(figure["end"] for figure in figures):
+        lines.append([end, *(_what_was_left(found[end, system]) for system in systems)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _what_was_left(figure: dict[str, Any]) -> str:
+    kernel = "kernel lives on" if figure["kernel_s"] is None else f"kernel {_about(figure['kernel_s'])}"
+    if not figure["started"]:
+        return kernel
+    gone = f"**{figure['left']} of {figure['started']} stay**" if figure["left"] else _about(figure["all_s"])
+    return f"{gone}; {kernel}"
+
+
+def _about(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 0.1 else "< 0.1 s"
 
 
 UNWELL = '`unhealthy`; with `on_unhealthy="restart"` stopped and started anew, within the limit'
@@ -46,7 +75,7 @@ def policy_table() -> str:
         ("its health check hangs", ["counts as failed; others are not delayed"] * 4),
         ("it is stopped by hand", [f"`stopped`; {_return(word)}" for word in RESTART_WORDS]),
         ("the job ends", ["stopped and cleaned, pending restarts are void"] * 4),
-        ("the kernel dies", ["a Python object dies with it"] * 4),
+        ("the kernel dies", ["ended by the reaper; a Python object dies with it"] * 4),
     ]
     head = ["", *(f'`restart="{word}"`' for word in RESTART_WORDS)]
     lines = [head, ["---"] * len(head), *([what, *cells] for what, cells in rows)]

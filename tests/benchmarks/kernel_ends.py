@@ -30,6 +30,7 @@ from pathlib import Path
 from queue import Empty
 
 import psutil
+from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 ROOT = Path(__file__).parents[2]
@@ -118,16 +119,31 @@ class Kernel:
             self.manager.start_kernel(env=self.environment, stderr=subprocess.DEVNULL)
             self.pid = self.manager.provisioner.pid
         self.client = self.manager.blocking_client()
+        if has_server:  # a client of this manager takes a kernel that it has not started for dead
+            self.client = BlockingKernelClient()
+            self.client.load_connection_info(self.manager.get_connection_info())
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=START_S)
+        self._wait_for_kernel()
         self.process = psutil.Process(self.pid)
         self.helpers: set[psutil.Process] = set()
+
+    def _wait_for_kernel(self) -> None:
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                self.client.wait_for_ready(timeout=START_S)
+            except RuntimeError:  # it takes a slow start for a death
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+            else:
+                return
 
     def _start_in_server(self, python: str) -> None:
         """Start it as the child of another process, as a Jupyter server does."""
         path = tempfile.mktemp(suffix=".json")
         code = (
-            "import sys, time\nfrom jupyter_client.manager import KernelManager\n"
+            "import time\nfrom jupyter_client.manager import KernelManager\n"
             f"m = KernelManager(connection_file={path!r})\nm.kernel_spec.argv[0] = {python!r}\n"
             "m.start_kernel()\nprint(m.provisioner.pid, flush=True)\ntime.sleep(3600)"
         )
@@ -274,14 +290,19 @@ def measure(peer: Peer, end: End, python: str) -> Figure:
         if end.is_busy:
             kernel.begin(peer.busy if not end.swallows else swallowing(peer.busy))
         kernel.note_helpers()
-        helpers = kernel.helpers - (kernel.guards() if end.spares_kernel else set())
+        guards = kernel.guards()
+        helpers = kernel.helpers - guards
         began_s = time.monotonic()
         watch = Watch(kernel.process, helpers, began_s, spares_kernel=end.spares_kernel)
         ordering = Ordering(end, kernel)
         watch.wait()
         ordering.join()
+        if not end.spares_kernel:
+            psutil.wait_procs(guards, timeout=PATIENCE_S)
+            helpers |= guards
         left = sum(map(lives, helpers))
-        return Figure(peer.name, end.name, len(helpers), watch.kernel_s, watch.all_s if not left else None, left)
+        all_s = watch.all_s if not left else None
+        return Figure(peer.name, end.name, len(helpers - guards), watch.kernel_s, all_s, left)
     finally:
         kernel.close()
 

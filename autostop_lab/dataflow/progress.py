@@ -167,6 +167,12 @@ class Completion:
         self._spans.append(span)
         return span
 
+    def complete(self, start: int, stop: int) -> None:
+        """Note that the next stretch is through, where nothing is on its way besides."""
+        self.completed = stop
+        if self.on_complete is not None and stop > start:
+            self.on_complete(start, stop)
+
     def advance(self) -> None:
         """Note that a stretch is through."""
         while self._spans and not self._spans[0].open_count:

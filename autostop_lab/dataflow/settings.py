@@ -59,6 +59,20 @@ class DeadLetter:
         return f"DeadLetter({getattr(self.sink, '__qualname__', self.sink)})"
 
 
+class Returned(DeadLetter):
+    """Gives the index and the error of a record that fails back to who sent it; for pipelines that are services.
+
+    Parameters
+    ----------
+    give_back : callable
+        ``(index, error)``.
+    """
+
+    def __init__(self, give_back: Callable[[int, Exception], None]) -> None:
+        super().__init__(give_back)
+        self.give_back = give_back
+
+
 @dataclass(frozen=True)
 class Retry:
     """Tries a record that failed again.

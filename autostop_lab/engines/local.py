@@ -11,7 +11,7 @@ from typing import Any
 from autostop_lab.dataflow.control import Control
 from autostop_lab.dataflow.graph import Kind, Operator, Pipeline
 from autostop_lab.dataflow.progress import Flight, PipelineProgress, Progress, Span
-from autostop_lab.dataflow.settings import DeadLetter
+from autostop_lab.dataflow.settings import DeadLetter, Returned
 from autostop_lab.dataflow.stages import Hop, Routing, Stage, plan
 from autostop_lab.engines.hops import Halt, Inbox, Queue
 from autostop_lab.engines.objects import FindService, Letters, note, without_engine
@@ -228,7 +228,7 @@ class PipelineRun:
     def _open_letters(self) -> None:
         for operator in self.pipeline.operators:
             resort = operator.settings.last_resort
-            if isinstance(resort, DeadLetter):
+            if isinstance(resort, DeadLetter) and not isinstance(resort, Returned):
                 try:
                     self._letters[operator] = Letters(resort, operator.name, self.services)
                 except BaseException as error:
@@ -276,6 +276,9 @@ class PipelineRun:
 
     def taker_of_letters(self, operator: Operator, letter: DeadLetter) -> Callable[[Any, Exception, int], None]:
         """Return what takes the records that fail in an operator, with the index of the source's record."""
+        if isinstance(letter, Returned):
+            give_back = letter.give_back
+            return lambda record, error, origin: give_back(origin, error)
         letters = self._letters[operator]
 
         def take(record: Any, error: Exception, origin: int) -> None:

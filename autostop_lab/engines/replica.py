@@ -272,7 +272,7 @@ class Replica:
                 if not self._is_cut:
                     run.flight.release(span, program.before[0])
             else:
-                completion.completed = program.before[0] - self._is_cut
+                completion.complete(start, program.before[0] - self._is_cut)
             # An empty gate is what ended the batch; with a full one it was the source.
             if gate and counts[0] < size:
                 if not reading.go_on():

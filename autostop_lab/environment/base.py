@@ -15,6 +15,7 @@ from autostop_lab.dataflow.streams import DataStream
 from autostop_lab.diagrams import Snapshot, fleet_svg
 from autostop_lab.diagrams.page import image_html
 from autostop_lab.diagrams.text import clean, escape
+from autostop_lab.engines.pipeline_service import PipelineService, needs_of, pipeline_of
 from autostop_lab.exceptions import ArgumentError, ConfigurationError, DuplicateServiceError, EnvironmentClosedError
 from autostop_lab.job.job import Job, JobOptions
 from autostop_lab.job.report import CleanupReport
@@ -161,6 +162,37 @@ class Environment(ABC):
                 options=runtime_options,
                 policy=self._inherited(name, policy),
             ),
+        )
+
+    def register_pipeline_service(
+        self, name: str, build: Callable[[DataStream], DataStream], policy: ServicePolicy | None = None
+    ) -> ServiceHandle:
+        """Declare a service that is a pipeline: a call puts a record in and waits for what becomes of it.
+
+        Parameters
+        ----------
+        name : str
+            What it is called.
+        build : callable
+            ``stream -> stream``: gets the stream of the records that callers send, and returns that of the results.
+        policy : ServicePolicy or None
+            As for `register_service`. With ``max_concurrent_calls`` above 1 so many records are inside at once.
+
+        Returns
+        -------
+        ServiceHandle
+            ``handle.process(record)``, or ``call_service(name, record)``, gives the record that leaves the pipeline;
+            None if a filter dropped it; a list where the pipeline can make several of one. What an operator raises is
+            raised by the call, and the service goes on.
+
+        Raises
+        ------
+        PipelineError
+            `build` gives no pipeline.
+        """
+        pipeline = pipeline_of(check_name("service", name), build, self)
+        return self.register_service(
+            name, PipelineService, pipeline, needs_of(pipeline), runtime="thread", policy=policy
         )
 
     def _inherited(self, name: str, policy: ServicePolicy | None) -> ServicePolicy:

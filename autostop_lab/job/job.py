@@ -21,6 +21,7 @@ from autostop_lab.diagrams.page import image_html
 from autostop_lab.diagrams.text import clean
 from autostop_lab.events import Bus, Event, JobMoved
 from autostop_lab.exceptions import CleanupWarning, JobError
+from autostop_lab.job.metrics import Gauge, Metrics
 from autostop_lab.job.report import CleanupReport, seconds
 from autostop_lab.job.snapshots import Ways, flow_snapshot, service_snapshot
 from autostop_lab.lifecycle import JOB_TABLE, JobState, JobTrigger, Machine
@@ -88,6 +89,7 @@ class Job:
         self.progress = progress
         self.bus = Bus()
         self._slots = dict(slots)
+        self._gauge = Gauge(self._slots)
         self._machine = Machine(JOB_TABLE, name)
         self._orders: JobOrders | None = None
         self._reason = ""
@@ -190,6 +192,17 @@ class Job:
         if service not in self._slots:
             raise unknown_service(service, self._slots)
         return self._slots[service].ring.lines()
+
+    def metrics(self) -> Metrics:
+        """Return its numbers: records per operator, calls per service and method, CPU and memory of processes.
+
+        Returns
+        -------
+        Metrics
+            They print as a table; ``to_json()``, ``to_csv()`` and ``to_prometheus()`` are for machines. Processes are
+            looked at when this is called, at most once per second.
+        """
+        return self._gauge.read(self.name, self.id, self.progress)
 
     def summary(self) -> str:
         """Return the whole story in five lines or fewer."""
@@ -398,6 +411,7 @@ class Job:
         if self._done.is_set():
             return
         self._result, self._exception, self._report = result, exception, report
+        self._gauge.end()
         self._ended_at = time.time()
         self.bus.close()
         with self._lock:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextvars import copy_context
 from html import escape
+from time import perf_counter as clock
 from typing import Any
 
 from autostop_lab.exceptions import ServiceCallTimeoutError, ServiceCrashedError
@@ -18,6 +19,7 @@ from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import thread_name
 from autostop_lab.services.context import Waiting
 from autostop_lab.services.logs import LogLine
+from autostop_lab.services.meters import TIMED_CALLS, UNTIMED
 from autostop_lab.services.remote import Reference, RemoteSlot
 from autostop_lab.services.serving import reference_to
 from autostop_lab.services.slot import (
@@ -69,30 +71,52 @@ def _here(slot: Slot) -> Slot:
 class ServiceMethod:
     """One method of a service: call it, `map` it over a batch, `submit` it, or await `aio`."""
 
-    __slots__ = ("_name", "_slot")
+    __slots__ = ("_begin", "_end", "_meter", "_name", "_slot")
 
     def __init__(self, slot: Slot, name: str) -> None:
         self._slot = slot
         self._name = name
+        self._meter = slot.meter(name)
+        self._begin, self._end = self._meter.begin, self._meter.end
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the method and return its value.
 
         A call that came just as the service went down waits for its next life, if there is one.
         """
+        number = self._begin()
+        began_s = clock() if number < TIMED_CALLS or not number & UNTIMED else None
         try:
-            call = self._slot.calls[self._name]
-        except KeyError:
-            call = _here(self._slot).bind(self._name)
-        try:
-            return call(*args, **kwargs)
-        except (EndpointClosedError, ServiceCrashedError) as error:
-            failed = (call, error)
-        return over_lives(_here(self._slot), self._name, lambda call: call(*args, **kwargs), failed)
+            try:
+                call = self._slot.calls[self._name]
+            except KeyError:
+                call = _here(self._slot).bind(self._name)
+            try:
+                return call(*args, **kwargs)
+            except (EndpointClosedError, ServiceCrashedError) as error:
+                failed = (call, error)
+            return over_lives(_here(self._slot), self._name, lambda call: call(*args, **kwargs), failed)
+        except BaseException:
+            self._meter.note_error()
+            raise
+        finally:
+            self._end()
+            if began_s is not None:
+                self._meter.note(number, clock() - began_s)
 
     def map(self, values: Iterable[Any], /) -> list[Any]:
         """Call the method with each of `values` in one round trip and return the results in order."""
-        return map_over_lives(_here(self._slot), self._name, list(values))
+        number = self._begin()
+        began_s = clock()
+        try:
+            return map_over_lives(_here(self._slot), self._name, list(values))
+        except BaseException:
+            self._meter.note_error()
+            raise
+        finally:
+            self._end()
+            if number < TIMED_CALLS or not number & UNTIMED:
+                self._meter.note(number, clock() - began_s)
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Begin a call in the background and return a future of its value."""

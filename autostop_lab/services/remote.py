@@ -19,6 +19,7 @@ from autostop_lab.services.command import Command
 from autostop_lab.services.context import Carried, carried
 from autostop_lab.services.coroutines import ServiceLoop
 from autostop_lab.services.logs import LogLine
+from autostop_lab.services.meters import Metered
 from autostop_lab.services.pool import Pool, cannot_travel
 from autostop_lab.services.service import ServiceContext, construct
 from autostop_lab.services.slot import Address, HealthResult
@@ -179,7 +180,7 @@ def ask(
     raise NotThereError
 
 
-class RemoteSlot:
+class RemoteSlot(Metered):
     """A service of another process.
 
     Parameters
@@ -194,6 +195,7 @@ class RemoteSlot:
     """
 
     def __init__(self, reference: Reference) -> None:
+        super().__init__()
         self.reference = reference
         self.name = reference.name
         self.key = reference.key

@@ -18,6 +18,7 @@ from autostop_lab.exceptions import ServiceCallTimeoutError, ServiceCrashedError
 from autostop_lab.lifecycle import ServiceState
 from autostop_lab.services.context import seconds_waited_for
 from autostop_lab.services.logs import SHOWN_LOG_LINES, LogLine, LogRing
+from autostop_lab.services.meters import CallMeter, Metered
 from autostop_lab.services.service import HOOKS
 from autostop_lab.services.switchboard import switchboard
 
@@ -174,6 +175,9 @@ class Slot(Protocol):
     def retries_calls(self) -> bool:
         """Whether a call that died with the service is repeated."""
 
+    def meter(self, method: str) -> CallMeter:
+        """Return what counts the calls of a method."""
+
     def bind(self, method: str) -> Callable[..., Any]:
         """Return what calls a method of what lives now, waiting for a service that is on its way up."""
 
@@ -211,7 +215,7 @@ def slot_of(key: str) -> ServiceSlot | None:
     return slot if slot is not None and slot.pid == os.getpid() else None
 
 
-class ServiceSlot:
+class ServiceSlot(Metered):
     """A service's name in its environment, and what lives behind it now.
 
     Parameters
@@ -234,6 +238,7 @@ class ServiceSlot:
     """
 
     def __init__(self, spec: ServiceSpec, orders: Orders) -> None:
+        super().__init__()
         self.spec = spec
         self.orders = orders
         self.ring = LogRing()

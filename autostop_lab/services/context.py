@@ -76,14 +76,15 @@ class Carried(NamedTuple):
     ----------
     calls : tuple of str
         Tokens of the calls that led to it, innermost first.
-    left_s : float or None
-        How long somebody still waits for it, in seconds; None is without limit.
+    until_s : float or None
+        How long somebody waits for it, on the monotonic clock, which all processes of a machine share; None is
+        without limit.
     hook : str or None
         Key of the service whose hook it was made in.
     """
 
     calls: tuple[str, ...] = ()
-    left_s: float | None = None
+    until_s: float | None = None
     hook: str | None = None
 
 
@@ -106,8 +107,8 @@ def carried() -> Carried:
         if call[0] is not None:
             tokens.append(_token_of(call))
         call = call[1]
-    left_s = seconds_waited_for()
-    return Carried(tuple(tokens), None if left_s == float("inf") else left_s, hook.key if hook is not None else None)
+    until_s = waiting.until_s if waiting is not None else float("inf")
+    return Carried(tuple(tokens), None if until_s == float("inf") else until_s, hook.key if hook is not None else None)
 
 
 def _token_of(call: list[Any]) -> str:
@@ -145,7 +146,7 @@ def within(what: Carried) -> Iterator[None]:
     for token in reversed(foreign):
         outer = [_ELSEWHERE, outer, token]
         stubs.append(outer)
-    waiting = Waiting(what.left_s) if what.left_s is not None else None
+    waiting = Waiting(what.until_s - time.monotonic()) if what.until_s is not None else None
     inside_before = inside.set(outer)
     waiting_before = _waiting.set(waiting)
     hook_before = current_hook.set(_Hook(what.hook) if what.hook is not None else None)

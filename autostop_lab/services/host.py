@@ -26,6 +26,8 @@ from autostop_lab.services.wire import Connection, receive_socket
 
 #: How long a TERM may take to come when the owner's connection has ended, in seconds.
 TERM_PATIENCE_S = 3.0
+#: How long the interpreter may take to end when nobody watches it, in seconds.
+EXIT_S = 1.0
 
 
 class Resident(Protocol):
@@ -127,6 +129,9 @@ class Host:
         if self.resident is not None:
             self.resident.end()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # Nobody is there who would end an interpreter that does not come to its end.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, EXIT_S)
 
     def _wait_for_term(self) -> None:
         deadline = time.monotonic() + TERM_PATIENCE_S

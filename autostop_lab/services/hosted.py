@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from autostop_lab.services.context import current_hook, within
+from autostop_lab.services.context import current_hook, seconds_waited_for, within
 from autostop_lab.services.coroutines import ServiceLoop, StartsThreads
 from autostop_lab.services.gate import CallGate, NoTurnError
 from autostop_lab.services.host import Host
@@ -341,6 +341,8 @@ class HostedService:
             if carried is None:
                 return self._do(call, work, is_batch=is_batch)
             with within(carried):
+                if seconds_waited_for() <= 0:
+                    raise NotCalledError(b"late")
                 return self._do(call, work, is_batch=is_batch)
         except NotCalledError as reason:
             return reason.status, b"", []

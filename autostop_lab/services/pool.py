@@ -42,6 +42,7 @@ class Pool:
         self._all: set[Connection] = set()
         self._changed = threading.Condition()
         self._is_closed = False
+        self._waiting = 0
 
     def take(self, *, timeout_s: float, is_nested: bool) -> Connection:
         """Return a connection that is free; raises `LostError`, or `TimeoutError` when none was in time."""
@@ -55,7 +56,11 @@ class Pool:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     raise TimeoutError
-                self._changed.wait(left_s)
+                self._waiting += 1
+                try:
+                    self._changed.wait(left_s)
+                finally:
+                    self._waiting -= 1
                 if self._idle:
                     return self._idle.pop()
             if self._is_closed:
@@ -66,11 +71,11 @@ class Pool:
 
     def give(self, connection: Connection) -> None:
         """Take back a connection whose answer was read."""
-        if self._is_closed or len(self._idle) >= IDLE_CONNECTIONS:
+        if self._is_closed or (len(self._idle) >= IDLE_CONNECTIONS and not self._waiting):
             self.drop(connection)
             return
         self._idle.append(connection)
-        if len(self._all) >= self._limit:
+        if self._waiting:
             with self._changed:
                 self._changed.notify()
 

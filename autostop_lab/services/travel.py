@@ -10,6 +10,7 @@ its own home, has it. So a class of the notebook comes home as itself, and its m
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import sys
 import traceback
@@ -29,6 +30,8 @@ MOST_BUFFERS = 500
 MAIN = b"__main__"
 #: A pickle that was made by cloudpickle names it.
 CLOUDPICKLE = b"cloudpickle"
+#: Where frames of a traceback are ours, and say nothing to whoever reads it.
+PACKAGE_FOLDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
 #: How deep a search goes for what cannot travel.
 SEARCH_DEPTH = 6
 #: How many links of a chain of causes travel with an exception.
@@ -187,9 +190,20 @@ def _traceback(error: BaseException) -> str:
     try:
         shown = traceback.TracebackException.from_exception(error)
         shown.__notes__ = None  # they travel with the exception itself
+        _leave_us_out(shown)
         return "".join(shown.format())
     except Exception:
         return f"{type(error).__qualname__}\n"
+
+
+def _leave_us_out(shown: traceback.TracebackException | None) -> None:
+    """Take the frames of this package out of a traceback, unless there are no others."""
+    if shown is not None:
+        theirs = [frame for frame in shown.stack if not frame.filename.startswith(PACKAGE_FOLDER)]
+        if theirs:
+            shown.stack = traceback.StackSummary.from_list(theirs)
+        _leave_us_out(shown.__cause__)
+        _leave_us_out(shown.__context__)
 
 
 def _try_pack(value: object) -> bytes | None:

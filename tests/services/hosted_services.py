@@ -25,10 +25,7 @@ class OddError(Exception):
 
 
 class UnreadableError(Exception):
-    """Cannot be rebuilt anywhere."""
-
-    def __reduce__(self) -> Any:
-        raise TypeError("no")
+    """Brings along what cannot travel."""
 
 
 class Diary(Service):
@@ -80,17 +77,60 @@ class Worker(Service):
     def echo(self, *args: Any, **kwargs: Any) -> Any:
         return (args, kwargs) if kwargs else args[0] if args else None
 
+    async def later(self, value: Any) -> Any:
+        return value
+
     def pid(self) -> int:
+        return os.getpid()
+
+    def path(self) -> list[str]:
+        return sys.path
+
+    def argv(self) -> list[str]:
+        return sys.argv
+
+    def cwd(self) -> str:
+        return os.getcwd()
+
+    def variable(self, name: str) -> str | None:
+        return os.environ.get(name)
+
+    def apply(self, function: Any, value: Any) -> Any:
+        return function(value)
+
+    def invoke(self, value: Any, method: str) -> Any:
+        return getattr(value, method)()
+
+    def lock(self) -> Any:
+        return threading.Lock()
+
+    def nbytes(self, array: Any) -> int:
+        return int(array.nbytes)
+
+    def sleep_and_return(self, seconds: float, value: Any) -> Any:
+        time.sleep(seconds)
+        return value
+
+    def die_once(self, mark: Path) -> int:
+        if not mark.exists():
+            mark.touch()
+            os._exit(1)
         return os.getpid()
 
     def fail(self, error: BaseException) -> None:
         raise error
 
+    def fail_with_cause(self) -> None:
+        try:
+            raise KeyError("inner")
+        except KeyError as error:
+            raise ValueError("outer") from error
+
     def fail_oddly(self) -> None:
         raise OddError(5)
 
     def fail_unreadably(self) -> None:
-        raise UnreadableError("it is so")
+        raise UnreadableError("it is so", threading.Lock())
 
     def die(self, number: int = signal.SIGKILL) -> None:
         print("last words", flush=True)
@@ -112,6 +152,74 @@ class Worker(Service):
             assert child.pid is not None
             return child.pid
         return int(subprocess.check_output([sys.executable, "-S", "-c", DAEMONISE.format(kind=kind)]))
+
+
+class Busy(Service):
+    """Sees how many calls are inside."""
+
+    def __init__(self, health: Any = True) -> None:
+        self.health = health
+        self.inside = 0
+        self.most = 0
+        self.lock = threading.Lock()
+
+    def health_check(self) -> Any:
+        if isinstance(self.health, BaseException):
+            raise self.health
+        return self.health
+
+    def meet(self, seconds: float) -> int:
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        time.sleep(seconds)
+        with self.lock:
+            self.inside -= 1
+        return self.most
+
+    def touch(self, path: Path) -> None:
+        path.touch()
+
+    def wait_for(self, door: Path, inside: Path) -> str:
+        """Say that it is inside, and stay until the door is there."""
+        inside.touch()
+        while not door.exists():
+            time.sleep(0.005)
+        return "done"
+
+
+class Reentrant(Service):
+    """Calls itself by all ways there are."""
+
+    def __init__(self) -> None:
+        self.handle: Any = None
+
+    def set(self, handle: Any) -> None:
+        self.handle = handle
+
+    def end(self) -> str:
+        return "end"
+
+    async def end_later(self) -> str:
+        return "end"
+
+    def nested(self) -> Any:
+        return self.handle.end()
+
+    def submitted(self) -> Any:
+        return self.handle.end.submit().result(20)
+
+    def to_async(self) -> Any:
+        return self.handle.end_later()
+
+    async def from_async(self) -> Any:
+        return self.handle.end()
+
+    async def from_async_by_aio(self) -> Any:
+        return await self.handle.end_later.aio()
+
+    def in_thread(self) -> Any:
+        return self.handle.call("end", timeout=20)
 
 
 class Counter(Service):

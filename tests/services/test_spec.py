@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
+from autostop_lab import LocalEnvironment
 from autostop_lab.exceptions import ArgumentError, ConfigurationError
 from autostop_lab.services.command import Command
 from autostop_lab.services.handle import HANDLE_NAMES, ServiceHandle
@@ -462,3 +464,87 @@ def test_refusals_of_arguments_do_not_show_secret_defaults() -> None:
 
 def test_probes_are_part_of_a_command() -> None:
     assert "TcpReady" in registered(Command, ["x"], ready=TcpReady("{port}")).shown_arguments()
+
+
+# -- a process of its own ----------------------------------------------------------------------------------
+
+
+class Holder(Service):
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
+
+
+def capturing(value: Any) -> type:
+    class Captures(Service):
+        def work(self) -> Any:
+            return value
+
+    return Captures
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"num_cpus": 1}, "has no option 'num_cpus' in runtime_options; it takes cwd, env, memory_limit_mb"),
+        ({"memory_limit_mb": 0}, "memory_limit_mb=0 in runtime_options must be a number of MiB above 0"),
+        ({"memory_limit_mb": -1}, "must be a number of MiB above 0"),
+        ({"memory_limit_mb": True}, "must be a number of MiB above 0"),
+        ({"memory_limit_mb": float("nan")}, "must be a number of MiB above 0"),
+        ({"memory_limit_mb": float("inf")}, "must be a number of MiB above 0"),
+        ({"memory_limit_mb": "1G"}, "memory_limit_mb='1G'"),
+        ({"env": ["A=1"]}, "must map strings to strings"),
+        ({"env": {"A": 1}}, "must map strings to strings"),
+        ({"env": {"A=B": "1"}}, "a name that is empty or holds a '='"),
+        ({"env": {"": "1"}}, "a name that is empty"),
+        ({"cwd": 3}, "cwd=3 in runtime_options is not a path"),
+    ],
+)
+def test_options_of_a_process_that_make_no_sense_are_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        registered(Holder, runtime="process", options=options)
+
+    assert problem in str(caught.value)
+    assert str(caught.value).startswith("service 'it': ")
+
+
+def test_a_memory_limit_needs_a_system_that_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+
+    with pytest.raises(ConfigurationError, match="needs Linux"):
+        registered(Holder, runtime="process", options={"memory_limit_mb": 10})
+
+
+@pytest.mark.parametrize(
+    ("target", "args", "problem"),
+    [
+        (Holder, (threading.Lock(),), "argument 1 (_thread.lock) cannot travel to another process"),
+        (Holder, ([1, {"a": threading.Lock()}],), "argument 1[1]['a'] (_thread.lock) cannot travel"),
+        (capturing(threading.Lock()), (), "variable 'value' of capturing.<locals>.Captures.work() (_thread.lock)"),
+        (Holder, (LocalEnvironment("captured"),), "argument 1 (autostop_lab.environment.local.LocalEnvironment)"),
+        (
+            capturing(LocalEnvironment("captured")),
+            (),
+            "variable 'value' of capturing.<locals>.Captures.work() (autostop_lab.environment.local.LocalEnvironment)",
+        ),
+        (Holder, ((each for each in ()),), "argument 1 (generator) cannot travel"),
+    ],
+)
+def test_what_cannot_travel_to_a_process_is_refused_by_name(target: type, args: tuple[Any, ...], problem: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        registered(target, *args, runtime="process")
+
+    assert problem in str(caught.value)
+    assert "Make it in the service itself" in str(caught.value)
+    registered(target, *args, runtime="thread")
+
+
+def test_a_factory_that_cannot_travel_is_refused_by_name() -> None:
+    lock = threading.Lock()
+
+    with pytest.raises(ConfigurationError, match=r"variable 'lock' of .*<lambda> \(_thread\.lock\)"):
+        spec_of("it", lambda: lock, runtime="process")
+
+
+def test_what_travels_is_taken() -> None:
+    registered(Holder, {"a": [1, 2]}, runtime="process", options={"env": {"A": "1"}, "cwd": "/", "memory_limit_mb": 64})
+    registered(capturing(7), runtime="process")

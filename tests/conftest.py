@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def descriptors() -> set[str]:
 
 def session_folders() -> set[str]:
     """Return the folders of instances, and what else is in the folders of sessions."""
-    found = Path(tempfile.gettempdir()).glob("autostop_lab-*/session-*/*")
-    return {str(path) for path in found if not path.name.startswith(REAPERS_FILES)}
+    found = glob(f"{tempfile.gettempdir()}/autostop_lab-*/session-*/*")
+    return {path for path in found if not os.path.basename(path).startswith(REAPERS_FILES)}
 
 
 def control_groups() -> set[str]:
@@ -145,12 +146,14 @@ def nothing_outlives_the_run() -> Iterator[None]:
 
     current_guard().bye()
     deadline = time.monotonic() + SETTLING_S
-    while (left := [*reapers(), *Path(tempfile.gettempdir()).glob("autostop_lab-*/session-*")]) and (
-        time.monotonic() < deadline
-    ):
+    while (left := [*reapers(), *folders_of_sessions()]) and time.monotonic() < deadline:
         time.sleep(0.02)
     if left:
         pytest.fail(f"the run has left behind: {left}", pytrace=False)
+
+
+def folders_of_sessions() -> list[str]:
+    return glob(f"{RUN_FOLDER.name}/autostop_lab-*/session-*")
 
 
 def reapers() -> list[psutil.Process]:

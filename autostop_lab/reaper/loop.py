@@ -374,6 +374,8 @@ class Reaper:
             why = CLOSED if self._has_said_bye else OWNER_DIED
             with suppress(OSError):
                 record(estate.folder.parent, death_of(estate, cleaned, why=why, died_at=died_at), self._timings)
+        with suppress(OSError):  # not if there is anything else, a record above all
+            estate.folder.parent.rmdir()
 
     @staticmethod
     def _remove_folder(estate: Estate, cleaned: Cleaned) -> None:
@@ -381,8 +383,6 @@ class Reaper:
             remove_all(estate.folder)
         except OSError as error:
             cleaned.problems.append(f"folder {estate.folder} could not be removed: {error}")
-        with suppress(OSError):
-            estate.folder.parent.rmdir()
 
 
 if __name__ == "__main__":

@@ -20,4 +20,4 @@ def own(tmp_path: Path) -> Iterator[Callable[..., Owner]]:
     yield start
     for owner in owners:
         owner.close()
-    eventually(lambda: not list(tmp_path.glob("autostop_lab-*/session-*/lock")) or not owners, "a reaper goes on")
+    eventually(lambda: not any(owner.folders() for owner in owners), "a reaper goes on, or what it should have cleaned")

@@ -121,6 +121,13 @@ class Owner:
     def root(self) -> Path:
         return root_in(self.temp)
 
+    def folders(self) -> list[str]:
+        """Return the folders of sessions that are there."""
+        try:
+            return [name for name in os.listdir(self.root) if name.startswith("session-")]
+        except FileNotFoundError:
+            return []
+
     def signal(self, number: int) -> None:
         self._popen.send_signal(number)
 

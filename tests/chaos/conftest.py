@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +56,33 @@ def diary() -> Diary:
     return Diary()
 
 
+@contextmanager
+def owners_in(folder: Path, orphans: AbstractContextManager[None]) -> Iterator[Callable[..., Owner]]:
+    owners: list[Owner] = []
+    mine = {child.pid for child in psutil.Process().children()}
+
+    def start(scenario: str, *, temp: Path | None = None, **facts: Any) -> Owner:
+        owners.append(Owner(scenario, folder / f"owner-{len(owners)}", facts, temp))
+        return owners[-1]
+
+    with orphans:
+        yield start
+        left = close(owners, mine)
+    assert not left, f"left by an owner: {left}"
+
+
 @pytest.fixture
 def owner(tmp_path: Path) -> Iterator[Callable[..., Owner]]:
     """Starts owners of services, ``owner(scenario, **facts)``: processes of their own that a test may kill.
 
     Whoever loses its parent becomes a child of ours meanwhile; none of them may be left in the end.
     """
-    owners: list[Owner] = []
-    mine = {child.pid for child in psutil.Process().children()}
-
-    def start(scenario: str, *, temp: Path | None = None, **facts: Any) -> Owner:
-        owners.append(Owner(scenario, tmp_path / f"owner-{len(owners)}", facts, temp))
-        return owners[-1]
-
-    with adopting_orphans():
+    with owners_in(tmp_path, adopting_orphans()) as start:
         yield start
-        left = close(owners, mine)
-    assert not left, f"left by an owner: {left}"
+
+
+@pytest.fixture
+def owner_of_strangers(tmp_path: Path) -> Iterator[Callable[..., Owner]]:
+    """The same, but who loses its parent becomes a child of the machine's first process, as ever."""
+    with owners_in(tmp_path, nullcontext()) as start:
+        yield start

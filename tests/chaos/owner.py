@@ -303,6 +303,25 @@ def disk(folder: Path) -> None:
     input()
 
 
+# -- kernels -----------------------------------------------------------------------------------------------
+
+
+def jupyter_server(folder: Path, setup: str, cells: list[str]) -> None:
+    """Who starts a kernel, and has it run some cells."""
+    from jupyter_client.manager import KernelManager
+
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel()
+    client = manager.blocking_client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    for cell in (f"FOLDER = {str(folder)!r}", setup, *cells):
+        reply = client.execute_interactive(cell, timeout=60, output_hook=lambda message: None)
+        assert reply["content"]["status"] == "ok", reply
+    say("kernel", pid=manager.provisioner.pid)  # type: ignore[union-attr]
+    sys.stdin.readline()
+
+
 # -- the death of the owner --------------------------------------------------------------------------------
 
 
@@ -523,6 +542,7 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         fleet,
         slow_chain,
         no_reaper,
+        jupyter_server,
     )
 }
 

@@ -25,6 +25,18 @@ OWNER_VARIABLE = "CHAOS_OWNER"
 SCENARIOS = Path(__file__).with_name("owner.py")
 
 
+def reapers_of(session: str) -> list[int]:
+    """Return the pids of living reapers whose owner carries an id, in both variables."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            variables = process.environ()
+            is_its = variables.get(OWNER_VARIABLE) == session and "AUTOSTOP_LAB_SESSION" not in variables
+            if is_its and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
 class Owner:
     """A process that runs one scenario of `owner.py`, heard line by line.
 
@@ -136,14 +148,7 @@ class Owner:
 
     def reapers(self) -> list[int]:
         """Return the pids of its living reapers."""
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error, OSError):
-                variables = process.environ()
-                is_its = variables.get(OWNER_VARIABLE) == self.session and "AUTOSTOP_LAB_SESSION" not in variables
-                if is_its and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process.pid)
-        return found
+        return reapers_of(self.session)
 
     def reaper(self) -> int:
         """Wait until it has one reaper, and return its pid."""

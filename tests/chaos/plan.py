@@ -190,6 +190,27 @@ _rows(
     },
 )
 _rows(
+    "test_kernels",
+    {
+        54: (
+            "the kernel shuts down or restarts",
+            "test_nothing_is_left_of_a_kernel_that_was_shut_down_or_restarted",
+        ),
+        55: ("the kernel is killed", "test_a_kernel_that_was_killed_leaves_nothing_and_the_next_one_says_so"),
+        56: ("the interrupt button during a job", "test_an_interrupt_ends_the_job_once_and_cleans_it"),
+        57: (
+            "the interrupt button while services idle",
+            "test_an_interrupt_of_an_idle_kernel_reaches_no_service",
+        ),
+        58: (
+            "services that need longer than the kernel has",
+            "test_services_that_outlast_the_shutdown_get_their_grace_and_their_order",
+        ),
+        59: ("the Jupyter server is killed", "test_nothing_is_left_when_the_server_of_the_kernel_was_killed"),
+        60: ("the cell runs again", "test_a_cell_that_runs_again_ends_its_earlier_run_first"),
+    },
+)
+_rows(
     "test_reaper_faults",
     {
         62: (

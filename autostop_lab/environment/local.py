@@ -454,9 +454,9 @@ class LocalEnvironment(Environment):
         deadline_s = time.monotonic() + budget_s
         if job is not None and not job.is_over:
             job.cancel(reason)
-        # The hurried stop and cleanup of what is late then have their time within the budget.
+        # The hurried stop and cleanup of objects that are late then have their time within the budget.
         polite_s = max(0.0, budget_s - 2 * HURRIED_S)
-        stopping = loop.submit(supervisor.stop_all(reason=reason, timeout_s=polite_s, is_final=True))
+        stopping = loop.submit(supervisor.stop_for_exit(reason=reason, timeout_s=polite_s))
 
         def wait() -> None:
             stopping.exception(max(0.0, deadline_s - time.monotonic()) + HURRIED_S)

@@ -6,10 +6,12 @@ It says what it has come to, one JSON object per line.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import tempfile
 import threading
@@ -325,6 +327,18 @@ def jupyter_server(folder: Path, setup: str, cells: list[str]) -> None:
 # -- the death of the owner --------------------------------------------------------------------------------
 
 
+class Hosted(Service):
+    """Lives in a process of its own, whose pid it notes."""
+
+    def __init__(self, pids: Path) -> None:
+        self.pids = pids
+
+    def start(self) -> None:
+        with self.pids.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        (self.workdir / "page").touch()
+
+
 def fleet(
     folder: Path,
     phase: str = "idle",
@@ -332,7 +346,7 @@ def fleet(
     deaf: int = 1,
     grace_s: float = 0.5,
 ) -> None:
-    """Many programs and an object with a folder, brought into one phase of their lives.
+    """Many programs and some objects, brought into one phase of their lives.
 
     The first `deaf` of the programs ignore the polite signal. Then the owner does what it is told to.
     """
@@ -340,6 +354,7 @@ def fleet(
     pids = folder / "pids"
     writer = env.register_service("writer", Writer)
     env.register_service("speaker", Speaker, "speaker")
+    env.register_service("hosted", Hosted, pids, runtime="process")
     names = [f"program{number}" for number in range(count)]
     for number, name in enumerate(names):
         argv = programs.deaf(pids) if number < deaf else programs.polite(pids)
@@ -480,7 +495,10 @@ def no_reaper(folder: Path, how: str) -> None:
     plain.run(lambda: "done")
     say("ran", result=plain.submit(autostop=True).result())
     sys.executable = usual
-    env.start()
+    try:
+        env.start()
+    except ServiceStartError:  # it waited for one that was begun before
+        env.start()
     say("recovered", states={name: str(handle.state) for name, handle in env.services.items()})
     env.close()
 
@@ -548,6 +566,7 @@ SCENARIOS: dict[str, Callable[..., None]] = {
 
 
 def main() -> None:
+    faulthandler.register(signal.SIGUSR1)  # with it a test that waits in vain asks where all threads are
     facts = json.loads(sys.argv[2])
     facts["folder"] = Path(facts["folder"])
     SCENARIOS[sys.argv[1]](**facts)

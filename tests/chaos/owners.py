@@ -97,7 +97,7 @@ class Owner:
                     return fact
             if not self._listen(deadline):
                 break
-        raise AssertionError(f"{word!r} was not said; {self.heard}\n{self.errors}")
+        raise AssertionError(f"{word!r} was not said; {self.heard}\n{self.stacks()}")
 
     def _listen(self, deadline: float) -> bool:
         assert self.process.stdout is not None
@@ -141,6 +141,13 @@ class Owner:
         """What it wrote to stderr."""
         self._errors.seek(0)
         return self._errors.read()
+
+    def stacks(self) -> str:
+        """Return what it wrote to stderr, and where its threads are, if it lives."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGUSR1)
+            time.sleep(0.5)
+        return self.errors
 
     def left(self) -> list[int]:
         """Return the pids of living processes that carry its id, itself aside."""

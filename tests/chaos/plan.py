@@ -156,6 +156,7 @@ _rows(
         45: (
             "children made with multiprocessing",
             "test_a_child_that_a_service_in_this_process_leaves_is_named",
+            "test_a_child_that_a_service_in_a_process_leaves_is_dead",
         ),
     },
 )

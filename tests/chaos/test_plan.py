@@ -15,6 +15,11 @@ def functions_of(module: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 
+def test_no_number_is_missing() -> None:
+    # 61 was to be the collection of an environment that nobody refers to: it ends nothing, since it is held.
+    assert set(PLAN) == set(range(1, 75)) - {61}
+
+
 def test_every_fault_of_the_plan_has_its_tests() -> None:
     for number, (fault, module, tests) in PLAN.items():
         assert tests, f"{number}: {fault}"

@@ -86,13 +86,12 @@ def test_an_owner_that_dies_right_after_its_reaper_leaves_nothing_to_the_next(ow
 def test_a_reaper_that_dies_again_and_again_is_told_of_and_the_owner_goes_on(owner: MakeOwner) -> None:
     alive = owner("fleet")
     pids = alive.said("there")["pids"]
-    killed: set[int] = set()
-    for _ in range(6):
-        eventually(lambda: set(alive.reapers()) - killed)
-        for reaper in set(alive.reapers()) - killed:
-            killed.add(reaper)
-            os.kill(reaper, signal.SIGKILL)
-    eventually(lambda: "the guard is degraded" in alive.errors)
+
+    def is_told_of_after_another_death() -> bool:
+        end_for_sure(alive.reapers())
+        return "the guard is degraded" in alive.errors
+
+    eventually(is_told_of_after_another_death, alive.stacks)
     assert running(pids) == pids
     alive.tell("go_on")
     late = alive.said("went on")

@@ -279,7 +279,7 @@ def test_ten_that_stop_at_once_stop_once_and_see_the_same(env: LocalEnvironment,
     assert diary.of("a") == diary.of("b") == diary.of("c") == ONE_LIFE
 
 
-RACES = [pytest.param(25, id="few"), pytest.param(175, id="many", marks=pytest.mark.slow)]
+RACES = [pytest.param(25, id="few"), pytest.param(100, id="many", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("rounds", RACES)

@@ -424,7 +424,8 @@ def fork_in_c(env: LocalEnvironment) -> None:
     if ctypes.CDLL(None).fork() == 0:
         time.sleep(1000)
         os._exit(0)
-    say("forked", pids=[child.pid for child in psutil.Process().children() if child.name().startswith("python")])
+    children = psutil.Process().children()
+    say("forked", pids=[child.pid for child in children if child.cmdline() == psutil.Process().cmdline()])
     time.sleep(1000)
 
 

@@ -170,7 +170,9 @@ class Owner:
 
     def folders(self) -> list[Path]:
         """Return the folders of sessions in its temporary folder."""
-        return list(self.temp.glob("autostop_lab-*/session-*"))
+        with suppress(FileNotFoundError):  # the last one takes the folder above it along while this looks
+            return list(self.temp.glob("autostop_lab-*/session-*"))
+        return []
 
     def end(self) -> None:
         """Kill it if it lives, and let go of its pipes."""

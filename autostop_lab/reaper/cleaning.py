@@ -11,6 +11,7 @@ from pathlib import Path
 
 from autostop_lab.reaper.folders import is_id, remove_all
 from autostop_lab.reaper.groups import recorded_group
+from autostop_lab.reaper.journal import Journal
 from autostop_lab.reaper.lease import Estate, lease_problem
 from autostop_lab.reaper.policy import End, Plan, Seen, Send, leader_of
 from autostop_lab.reaper.processes import Process, find_owned, is_alive, process, send_signal
@@ -41,7 +42,9 @@ class Cleaned:
         return not any(end.is_abandoned for end in (*self.ends, *self.strays))
 
 
-def clean(estate: Estate, timings: Timings, wait: Callable[[float], None] = time.sleep) -> Cleaned:
+def clean(
+    estate: Estate, timings: Timings, wait: Callable[[float], None] = time.sleep, *, book: Journal | None = None
+) -> Cleaned:
     """End every process of a session, in order, and remove the folders of its instances.
 
     Parameters
@@ -52,6 +55,9 @@ def clean(estate: Estate, timings: Timings, wait: Callable[[float], None] = time
         How long what may take.
     wait : callable
         Waits so many seconds; the reaper drains the output of programs meanwhile.
+    book : Journal or None
+        Where it is noted who was asked to end. Should this process be killed on the way, whoever goes on must not
+        ask again.
 
     Returns
     -------
@@ -74,6 +80,8 @@ def clean(estate: Estate, timings: Timings, wait: Callable[[float], None] = time
             for lease in plan.killing():
                 if (group := groups.get(lease.instance_id)) is not None:
                     group.kill()
+            if book is not None:
+                _note_asked(estate, plan, book)
             if plan.is_done:
                 break
         elif began >= plan.give_up_at:
@@ -88,6 +96,16 @@ def clean(estate: Estate, timings: Timings, wait: Callable[[float], None] = time
     ends = plan.ends()
     kept = {lease.instance_id for lease, end in zip(estate.leases.values(), ends, strict=True) if end.is_abandoned}
     return Cleaned(ends, plan.strays(), remove_instances(estate.folder, kept))
+
+
+def _note_asked(estate: Estate, plan: Plan, book: Journal) -> None:
+    fresh = plan.asked_at().keys() - estate.asked_at.keys()
+    if fresh:
+        estate.asked_at.update(plan.asked_at())
+        for instance_id in fresh:
+            book.note(instance_id)
+        with suppress(OSError):  # it is a note for a case that hardly ever comes
+            book.write()
 
 
 def remove_instances(session_folder: Path, kept: Collection[str] = ()) -> list[str]:

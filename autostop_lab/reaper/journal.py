@@ -48,6 +48,8 @@ class Journal:
         self._estate = estate
         self._path = estate.folder / JOURNAL_NAME
         self._texts: dict[str, str] = {}  # of leases: with many of them, writing each anew would be slow
+        for instance_id in estate.leases:
+            self.note(instance_id)
 
     def note(self, instance_id: str) -> None:
         """Take up that a lease has come, changed or gone."""

@@ -332,8 +332,8 @@ class Reaper:
         lock = SessionLock(estate.folder)
         if not lock.take(timeout_s=self._timings.lock_timeout_s):
             raise RefusedError(f"another process holds the lock of {estate.folder}")
+        self._inherit(estate)
         self._estate, self._lock, self._journal = estate, lock, Journal(estate)
-        self._inherit(estate, self._journal)
         self._is_journal_old = True
         self._watch = Watch(owner)
         self._is_over = self._watch.has_ended()
@@ -342,7 +342,7 @@ class Reaper:
         self._sweeping = threading.Thread(target=self._sweep_others, args=(estate,), daemon=True)
         self._sweeping.start()
 
-    def _inherit(self, estate: Estate, book: Journal) -> None:
+    def _inherit(self, estate: Estate) -> None:
         """Take over what a reaper before this one has left: the owner may die before it has said everything anew."""
         try:
             left = journal.read(estate.folder)
@@ -355,8 +355,6 @@ class Reaper:
             drop_refused(left)
             estate.leases, estate.asked_at = left.leases, left.asked_at
             self._inherited = set(left.leases)
-            for instance_id in left.leases:
-                book.note(instance_id)
 
     def _sweep_others(self, estate: Estate) -> None:
         with suppress(OSError):
@@ -367,7 +365,7 @@ class Reaper:
     def _clean(self, estate: Estate) -> None:
         died_at = time.time()
         had_leases = bool(estate.leases)
-        cleaned = clean(estate, self._timings, self._outputs.drain)
+        cleaned = clean(estate, self._timings, self._outputs.drain, book=self._journal)
         if cleaned.is_complete:
             self._remove_folder(estate, cleaned)
         if had_leases or cleaned.strays or cleaned.problems:

@@ -76,6 +76,8 @@ class Outbox:
             if self._is_closed:
                 self._replace(lease.instance_id, None)
         self.wake()
+        if self._is_closed:
+            self.close_unused()
         return entry
 
     def take_back(self, entry: Entry) -> None:

@@ -259,6 +259,10 @@ class Plan:
         """Return the leases of which everything that is left is being killed."""
         return [ending.lease for ending in self._endings if ending.phase is Phase.KILLING and ending.left]
 
+    def asked_at(self) -> dict[str, float]:
+        """Return when each service was asked to end that has been asked so far, by instance id."""
+        return {e.lease.instance_id: e.asked_at for e in self._endings if e.is_group_asked or e.asked}
+
     def left(self) -> dict[str, set[Process]]:
         """Return who was part of each instance at the last look, by instance id: they stay part of it."""
         return {ending.lease.instance_id: set(ending.left) for ending in self._endings}

@@ -160,7 +160,7 @@ def _clean(estate: Estate, timings: Timings) -> Death:
     refused = []
     if is_of_this_boot(estate):
         refused = drop_refused(estate)
-        cleaned = clean(estate, timings)
+        cleaned = clean(estate, timings, book=journal.Journal(estate))
     else:
         why = REBOOTED
         ends = [End(each.name, each.pid, Outcome.GONE_ALREADY, 0.0) for each in estate.leases.values()]

@@ -439,6 +439,37 @@ def test_the_next_session_sweeps_by_itself_and_leaves_those_that_live_alone(own:
     eventually(lambda: not any(map(is_running, other.said["pids"] + third.said["pids"])))
 
 
+COUNTS = """
+import signal, sys, time
+def count(*_):
+    with open(sys.argv[1], "a") as file: file.write("asked\\n")
+signal.signal(signal.SIGTERM, count)
+open(sys.argv[2], "w").close()
+while True: time.sleep(0.05)
+"""
+
+
+def test_a_cleaning_that_is_broken_off_is_gone_on_with_where_it_was(own: Callable[..., Owner], tmp_path: Path) -> None:
+    """A service that was asked to end by the reaper is not asked again by whoever comes after it."""
+    log, up = tmp_path / "log", tmp_path / "up"
+    owner = own(
+        f"child, _ = own([*python({COUNTS!r}), {str(log)!r}, {str(up)!r}], stop_grace_s=3.0)\n"
+        "say(pids=[child.pid], reaper=current_guard().status.pid)"
+    )
+    eventually(up.exists)
+    owner.kill()
+    eventually(log.exists)
+    eventually(lambda: journal.read(next(owner.root.glob("session-*"))).asked_at)
+    os.kill(owner.said["reaper"], signal.SIGKILL)
+    eventually(lambda: not is_running(owner.said["reaper"]))
+    assert is_running(owner.said["pids"][0])
+
+    (death,) = sweep(root=owner.root)
+
+    assert log.read_text() == "asked\n"
+    assert ends_of(death) == {"it": "killed"}
+
+
 def test_the_timings_of_a_sweep_may_be_chosen(tmp_path: Path) -> None:
     folder = estate_in(tmp_path).folder
     age(folder, 5)

@@ -91,9 +91,11 @@ class Environment(ABC):
             For its constructor, checked against its signature at once. A handle among them makes the service
             depend on that handle's.
         runtime : str or None
-            Where a Python object lives: ``"thread"`` is in this process. A `Command` takes none.
+            Where a Python object lives: ``"thread"`` is in this process, ``"process"`` in one of its own, which can
+            be killed; class, arguments, calls and results travel there and back. A `Command` takes none.
         runtime_options : mapping or None
-            Options of the runtime; an unknown one is refused.
+            Options of the runtime; an unknown one is refused. For ``"process"``: `env` (added to its environment),
+            `cwd`, and `memory_limit_mb` (how much memory it may take beyond what it needs itself; Linux only).
         policy : ServicePolicy or None
             How it is kept and ended; what is not given is inherited.
 

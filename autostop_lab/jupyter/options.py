@@ -130,7 +130,7 @@ PARSER = UsageParser(
     epilog=(
         "examples:\n"
         "  %%autostop_job wordcount --service store=Redis --timeout 60\n"
-        '  %%autostop_job --service emb=Embedder(dim=128, name="a b"):thread --stop-timeout 2'
+        '  %%autostop_job --service emb=Embedder(dim=128, name="a b"):process --stop-timeout 2'
     ),
 )
 PARSER.add_argument(

@@ -140,6 +140,14 @@ class _Lane:
             del item, function, future
 
 
+def _value(future: Future[Any]) -> Any:
+    """Return a future's value, or raise its exception without frames of the futures' own."""
+    wait([future])
+    if (error := future.exception()) is not None:
+        raise error
+    return future.result()
+
+
 class NotCalledError(Exception):
     """A call was not begun, or not ended, for a reason that the owner words; `status` says which."""
 
@@ -207,7 +215,7 @@ class HostedService:
     def begin(self) -> Begun:
         """Make the object and call its ``start()``; begin its ``run()`` if it has one."""
         self._starting = self._hooks.call(self._begin)
-        self._starting.result()
+        _value(self._starting)
         if not self.recipe.is_scheduled and hook(self.service, "run") is not None:
             self._begin_run().add_done_callback(self._tell_run_end)
         self.calls = _Calls(self.service, self.gate, self.coroutines, notes_use=self.recipe.notes_use)
@@ -234,7 +242,7 @@ class HostedService:
 
     def run_once(self) -> None:
         """Call ``run()`` in a thread of its own."""
-        self._begin_run().result()
+        _value(self._begin_run())
 
     def idle_for_s(self) -> float:
         """Return for how long no call has been inside; 0 while one is, or while its ``is_idle()`` says no."""
@@ -255,7 +263,7 @@ class HostedService:
             lane = self._lane(f"health check of service {self.recipe.name}")
             self._checking = lane.call(lambda: self._call_hook("health_check"))
             lane.close()
-        return self._checking.result()
+        return _value(self._checking)
 
     def refuse_calls(self) -> None:
         """Let no further call in."""
@@ -274,7 +282,7 @@ class HostedService:
             self._stopping = self._free_lane().call(lambda: self._stop_in_lane(patience_s))
         try:
             if self._stopping is not None:
-                self._stopping.result()
+                _value(self._stopping)
         finally:
             if self._running is not None:
                 wait([self._running])
@@ -300,7 +308,7 @@ class HostedService:
         if self._cleaning is None and self.service is not None:
             self._cleaning = self._free_lane().call(lambda: self._call_hook("cleanup"))
         if self._cleaning is not None:
-            self._cleaning.result()
+            _value(self._cleaning)
 
     def end(self) -> None:
         """Stop and clean within their time-outs, since the owner is gone."""

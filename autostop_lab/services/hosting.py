@@ -95,8 +95,8 @@ class HostProcess:
         self._switchboard = switchboard()
         self._is_open = False
 
-    def _in_thread(self, function: Callable[[], Any], purpose: str) -> asyncio.Future[Any]:
-        return call_in_thread(function, origin=self._origin, name=f"{purpose} of {self.name}")
+    def _in_thread(self, function: Callable[[], Any], purpose: str, *, or_here: bool = False) -> asyncio.Future[Any]:
+        return call_in_thread(function, origin=self._origin, name=f"{purpose} of {self.name}", or_here=or_here)
 
     @property
     def containment(self) -> str:
@@ -288,7 +288,7 @@ class HostProcess:
             with suppress(TimeoutError):
                 await asyncio.wait_for(sweeper().look(tree), LOOK_TIMEOUT_S)
             if is_polite:
-                await self._in_thread(self._dismiss, "order")
+                await self._in_thread(self._dismiss, "order", or_here=True)
                 await asyncio.wait({self.exited}, timeout=EXIT_S)
         if not self.exited.done() and is_polite:
             child.signal_group(signal.SIGTERM, signal.SIGCONT)

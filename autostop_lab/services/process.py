@@ -62,6 +62,7 @@ class ProcessRuntime(Runtime):
         self._first_line = slot.ring.mark
         self._has_begun_object = False
         self._is_forced = False
+        self._is_dismissed = False
         self._upper = logging.getLogger(SERVICE_LOGGER)
 
     # -- start ---------------------------------------------------------------------------------------------
@@ -251,6 +252,7 @@ class ProcessRuntime(Runtime):
 
     async def dismiss(self) -> None:
         """End the host and its whole tree, and remove its folder."""
+        self._is_dismissed = True
         await self.host.end(is_polite=not self._is_forced, timeout_s=self.slot.spec.policy.kill_timeout_s)
         if self.instance.has_folder:
             name = f"folder of service {self.slot.name}"
@@ -293,7 +295,7 @@ class ProcessRuntime(Runtime):
 
     def survivor(self) -> str:
         """Return the pids that are still there; "" if none is."""
-        left = self.host.left
+        left = self.host.left if self._is_dismissed else []  # until then it is to be there
         return f"still there: pid {', '.join(map(str, left))}" if left else ""
 
     @property

@@ -119,7 +119,7 @@ class Lifetime:
         await self._within(runtime.cleanup(), self._policy.cleanup_timeout_s, "cleanup")
         try:
             await runtime.dismiss()
-        except OSError as error:  # its folder cannot be removed
+        except Exception as error:  # its folder cannot be removed, say
             self.record.errors.append(("cleanup", error))
         not_proved = f"it was not proved gone within {self._policy.kill_timeout_s:g} s after the kill"
         self.record.survivor = runtime.survivor() or ("" if is_gone else not_proved)

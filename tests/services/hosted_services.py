@@ -188,6 +188,36 @@ class Busy(Service):
         return "done"
 
 
+class Moody(Service):
+    """Is unwell when a file says so, which ends with it."""
+
+    def __init__(self, sign: Path) -> None:
+        self.sign = sign
+
+    def health_check(self) -> bool:
+        return not self.sign.exists()
+
+    def stop(self) -> None:
+        self.sign.unlink(missing_ok=True)
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class Ticker(Service):
+    """Notes each of its runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run(self) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
 class Reentrant(Service):
     """Calls itself by all ways there are."""
 

@@ -1,13 +1,29 @@
-"""The local engine against plain loops that call the same functions."""
+"""The local engine against plain loops that call the same functions, and beside other libraries."""
 
 from __future__ import annotations
 
+import gc
+import json
+import os
+import subprocess
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
+from statistics import median
 from typing import Any
 
+import psutil
+
+from autostop_lab import LocalEnvironment, Service
 from autostop_lab.dataflow import Control, Graph, Progress, from_batch
 from autostop_lab.engines import LocalEngine
 from tests.benchmarks.registry import Result, benchmark, compare
+
+#: An interpreter that has bytewax, dask and streamz installed.
+PEERS_PYTHON = "AUTOSTOP_LAB_PEERS_PYTHON"
+#: How often somebody looks at the progress while it is measured, in seconds.
+LOOK_EVERY_S = 0.1
 
 
 def increment(x: int) -> int:
@@ -26,13 +42,31 @@ def pair(x: int) -> tuple[int, int]:
     return x, x
 
 
+def forget(x: int) -> None:
+    pass
+
+
 def no_services(name: str) -> Any:
     raise LookupError(name)
 
 
-def run(graph: Graph) -> None:
+def run(graph: Graph, *, looks: bool = False) -> None:
+    """Run a graph; with looks at its progress meanwhile, as a panel takes them."""
     pipelines = graph.pipelines()
-    LocalEngine().run(pipelines, control=Control(), progress=Progress(pipelines), services=no_services)
+    progress = Progress(pipelines)
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_EVERY_S):
+            progress.snapshot()
+
+    looker = threading.Thread(target=look)
+    if looks:
+        looker.start()
+    LocalEngine().run(pipelines, control=Control(), progress=progress, services=no_services)
+    over.set()
+    if looks:
+        looker.join()
 
 
 def plain_loop(
@@ -61,24 +95,178 @@ def pipeline() -> list[Result]:
     """Trivial functions, so that nothing but the engine is measured."""
     n = 1_000_000
 
-    def chain() -> None:
-        results: list[int] = []
-        graph = Graph()
-        from_batch(graph, range(n)).map(increment).filter(is_even).map(double).sink(results.append)
-        run(graph)
+    def chain(**options: Any) -> Callable[[], None]:
+        def work() -> None:
+            results: list[int] = []
+            graph = Graph()
+            stream = from_batch(graph, range(n)).map(increment, **options).filter(is_even, **options)
+            stream.map(double, **options).sink(results.append)
+            run(graph, looks=True)
+            assert len(results) == n // 2
+
+        return work
 
     def nested() -> None:
         results: list[int] = []
         graph = Graph()
         from_batch(graph, range(n // 2)).flatmap(pair).map(double).sink(results.append)
-        run(graph)
+        run(graph, looks=True)
+
+    def plain() -> None:
+        plain_loop(n, increment, is_even, double)
 
     return [
-        compare(
-            "map, filter, map, sink / plain loop",
-            chain,
-            lambda: plain_loop(n, increment, is_even, double),
-            n=n,
-        ),
+        compare("map, filter, map, sink / plain loop", chain(), plain, n=n),
+        compare("the same, on_error='skip' / plain loop", chain(on_error="skip"), plain, n=n),
         compare("flatmap, map, sink / plain loop", nested, lambda: plain_nested_loop(n // 2, pair, double), n=n),
     ]
+
+
+@benchmark
+def stages() -> list[Result]:
+    """What a change of threads costs where the functions cost nothing."""
+    n = 1_000_000
+
+    def parallel() -> None:
+        graph = Graph()
+        stream = from_batch(graph, range(n)).map(increment, parallelism=2).filter(is_even, parallelism=2)
+        stream.map(double, parallelism=2).sink(forget)
+        run(graph)
+
+    def branched() -> None:
+        graph = Graph()
+        stream = from_batch(graph, range(n)).map(increment).filter(is_even)
+        stream.map(double).sink(forget)
+        stream.sink(forget)
+        run(graph)
+
+    def keyed() -> None:
+        graph = Graph()
+        from_batch(graph, range(n)).keyby(lambda x: x % 1000).map(increment, parallelism=2).sink(forget)
+        run(graph)
+
+    def joined() -> None:
+        graph = Graph()
+        left, right = from_batch(graph, range(n)), from_batch(graph, range(1000))
+        left.connect(right).keyby(lambda x: x % 1000).join().sink(forget)
+        run(graph)
+
+    def plain() -> None:
+        plain_loop(n, increment, is_even, double)
+
+    return [
+        compare("2 replicas, in order / plain loop", parallel, plain, n=n, repeats=5),
+        compare("two branches / plain loop", branched, plain, n=n, repeats=5),
+        compare("keyby, 2 replicas / plain loop", keyed, plain, n=n, repeats=5),
+        compare("join of 1 M with 1,000 / plain loop", joined, plain, n=n, repeats=5),
+    ]
+
+
+@benchmark
+def flat_memory() -> list[Result]:
+    """What 10 M records through three stages need in memory, against 0.1 M."""
+    process = psutil.Process(os.getpid())
+
+    def peak_growth(n: int) -> float:
+        gc.collect()
+        before = peak = process.memory_info().rss
+        over = threading.Event()
+
+        def watch() -> None:
+            nonlocal peak
+            while not over.wait(0.01):
+                peak = max(peak, process.memory_info().rss)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        graph = Graph()
+        from_batch(graph, range(n)).map(increment).filter(is_even, parallelism=2).map(double).sink(forget)
+        run(graph)
+        over.set()
+        watcher.join()
+        return (peak - before) / 2**20
+
+    peak_growth(100_000)
+    small, large = peak_growth(100_000), peak_growth(10_000_000)
+    return [
+        Result(
+            f"10 M records grow memory by {large:.1f} MiB (0.1 M: {small:.1f})",
+            large, max(small, 1.0), large / max(small, 1.0), 10_000_000, 1,
+        )
+    ]  # fmt: skip
+
+
+@benchmark
+def waiting() -> list[Result]:
+    """10 ms of waiting per record with 8 replicas, in order, against an eighth of the plain loop."""
+    n, replicas = 800, 8
+
+    def wait(x: int) -> int:
+        time.sleep(0.01)
+        return x
+
+    def serial() -> float:
+        began_s = time.perf_counter()
+        for x in range(n // replicas):
+            wait(x)
+        return time.perf_counter() - began_s
+
+    def parallel() -> float:
+        results: list[int] = []
+        graph = Graph()
+        from_batch(graph, range(n)).map(wait, parallelism=replicas).sink(results.append)
+        began_s = time.perf_counter()
+        run(graph)
+        assert results == list(range(n))
+        return time.perf_counter() - began_s
+
+    pairs = [(serial(), parallel()) for _ in range(3)]
+    ratio = median(took_s / ideal_s for ideal_s, took_s in pairs)
+    return [
+        Result(
+            f"10 ms of I/O, parallelism=8: {8 / ratio:.2f} of 8 times",
+            median(took_s for _, took_s in pairs), median(ideal_s for ideal_s, _ in pairs), ratio, n, len(pairs),
+        )
+    ]  # fmt: skip
+
+
+class Echo(Service):
+    """Answers with what it gets."""
+
+    def echo(self, value: int) -> int:
+        return value
+
+
+@benchmark
+def call_per_record() -> list[Result]:
+    """A call of a thread service for each record, against the same function called directly."""
+    n = 200_000
+    env = LocalEnvironment("calls per record")
+    handle = env.register_service("echo", Echo)
+    direct = Echo().echo
+
+    def job(function: Callable[[int], int]) -> Callable[[], None]:
+        def work() -> None:
+            env.from_batch(range(n)).map(function).sink(forget)
+            env.submit(autostop=True)
+
+        return work
+
+    result = compare("a service call per record / direct", job(handle.echo), job(direct), n=n, repeats=9)
+    env.close()
+    over_us = (result.ratio - 1) * result.baseline_s / n * 1e6
+    what = f"a service call per record: {over_us:.2f} us over the direct one"
+    return [Result(what, result.median_s, result.baseline_s, result.ratio, n, result.repeats)]
+
+
+@benchmark
+def peers() -> list[Result]:
+    """The same pipeline in other libraries, where an interpreter that has them is named."""
+    python = os.environ.get(PEERS_PYTHON)
+    if not python:
+        print(f"(other libraries: set {PEERS_PYTHON} to an interpreter that has bytewax, dask and streamz)")
+        return []
+    program = str(Path(__file__).with_name("peers.py"))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([python, program], env=environment, capture_output=True, text=True, check=True)
+    return [Result(what=f"{name} / plain loop", **row) for name, row in json.loads(done.stdout).items()]

@@ -360,6 +360,11 @@ def refuse_settings(what: str, form: Form, settings: Settings) -> None:
             f"{what}: parallelism={settings.parallelism}: a source is read by one, so that no record comes twice. Give "
             "parallelism= to the operators behind it."
         )
+    if settings.runtime != "thread":
+        raise PipelineError(
+            f"{what}: runtime={settings.runtime!r}: a source is read in this process. Give runtime= to the operators "
+            "behind it."
+        )
     if settings.on_error == "fail":
         return
     if settings.last_resort != "fail" or form not in (Form.CLASS, Form.OBJECT):

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from autostop_lab.exceptions import ConfigurationError, PipelineError
 
 #: Where operators can run.
-RUNTIMES = ("thread",)
+RUNTIMES = ("thread", "process")
 #: The keywords of every operator that are ours; all others go to the constructor of the user's class.
 OURS = ("name", "parallelism", "ordered", "on_error", "runtime")
 #: More replicas than this are hardly meant.

@@ -65,14 +65,15 @@ class Flow:
         name : str or None
             Name of the operator; None for ``map``, ``map#2`` ...
         parallelism : int
-            How many replicas of it work side by side, each in a thread of its own.
+            How many replicas of it work side by side, each in a thread or process of its own.
         ordered : bool
             Whether records leave in the order in which they came, also with several replicas.
         on_error : "fail", "skip", Retry or DeadLetter
             What becomes of a record that fails: the job fails, or goes on without it; it is tried again; it is given
             to a function of its own.
         runtime : str
-            Where the replicas run: ``"thread"``.
+            Where the replicas run: ``"thread"``, or ``"process"`` for functions that need a processor. Then functions
+            and records travel, what they change stays there, and a cancel ends also what hangs.
 
         Returns
         -------

@@ -43,6 +43,7 @@ class Halt:
         self._control = control
         self._waiting: list[threading.Condition] = []
         self._event = threading.Event()
+        self._listeners: list[Callable[[], None]] = []
         self._forget = control.on_cancel(self.abort)
         if control.is_cancelled:
             self._event.set()
@@ -64,6 +65,15 @@ class Halt:
         for condition in list(self._waiting):
             with condition:
                 condition.notify_all()
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener()
+
+    def on_abort(self, listener: Callable[[], None]) -> None:
+        """Call `listener` once, from whatever thread, when what is inside is to be discarded."""
+        self._listeners.append(listener)
+        if self._event.is_set():
+            self.abort()
 
     def wakes(self, condition: threading.Condition) -> threading.Condition:
         """Wake who waits on a condition when it comes to that; return it."""

@@ -13,8 +13,9 @@ from autostop_lab.dataflow.graph import Kind, Operator, Pipeline
 from autostop_lab.dataflow.progress import Flight, PipelineProgress, Progress, Span
 from autostop_lab.dataflow.settings import DeadLetter, Returned
 from autostop_lab.dataflow.stages import Hop, Routing, Stage, plan
-from autostop_lab.engines.hops import Halt, Inbox, Queue
+from autostop_lab.engines.hops import DiscardedError, Halt, Inbox, Queue
 from autostop_lab.engines.objects import FindService, Letters, note, without_engine
+from autostop_lab.engines.process import Hosts, ProcessReplica
 from autostop_lab.engines.replica import BatchSizes, Replica
 from autostop_lab.origin import Origin
 from autostop_lab.services.runtime import describe_error
@@ -206,24 +207,32 @@ class PipelineRun:
     def run(self) -> None:
         """Run it to its end, or to the first failure, which is `failure` then; close what was opened in any case."""
         __tracebackhide__ = True
-        replicas = [Replica(self, stage, n) for stage in self.plan.stages for n in range(stage.parallelism)]
+        replicas = [self._replica(stage, n) for stage in self.plan.stages for n in range(stage.parallelism)]
+        hosts = Hosts(self)
         for hop, queues in self.queues.items():
             if hop.is_feedback:  # ends when nothing is on its way, not with those who put
                 for queue in queues:
                     queue.producers = 1
         try:
             self._open_letters()
+            hosts.start(replicas)
+            crew = Crew(self.control)
+            for replica in replicas[1:]:
+                crew.start(replica.work, name=replica.name)
+            replicas[0].work()
+            interrupt = crew.wait(None, self.halt)
+            if interrupt is not None:
+                self.fail(interrupt)
+        except DiscardedError:
+            pass
         except BaseException as error:
             self.fail(error.with_traceback(without_engine(error.__traceback__)))
-            return
-        crew = Crew(self.control)
-        for replica in replicas[1:]:
-            crew.start(replica.work, name=replica.name)
-        replicas[0].work()
-        interrupt = crew.wait(None, self.halt)
-        if interrupt is not None:
-            self.fail(interrupt)
-        self._close_letters()
+        finally:
+            hosts.stop()
+            self._close_letters()
+
+    def _replica(self, stage: Stage, index: int) -> Replica:
+        return (ProcessReplica if stage.runtime == "process" else Replica)(self, stage, index)
 
     def _open_letters(self) -> None:
         for operator in self.pipeline.operators:

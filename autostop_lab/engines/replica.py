@@ -168,9 +168,12 @@ class Replica:
         for place, operator in enumerate(self._operators):
             if steps[place].is_guarded:
                 bindings[f"failed_{place}"] = self._taker_of_failures(operator)
+        return Program(loop, loop.bind(functions, self._pause, **bindings), self._meter(steps))
+
+    def _meter(self, steps: Sequence[Step]) -> Meter:
         meter = Meter(self._stage.positions, steps)
         self._run.progress.meters.append(meter)
-        return Program(loop, loop.bind(functions, self._pause, **bindings), meter)
+        return meter
 
     def _taker_of_failures(self, operator: Operator) -> Callable[[Exception, Any, int], None]:
         resort = operator.settings.last_resort
@@ -199,8 +202,7 @@ class Replica:
         __tracebackhide__ = True
         failure: BaseException | None = None
         try:
-            self._objects.make()
-            self._objects.open()
+            self._make_functions()
             self._run.wait_for_all()
             self._objects.begin()
             if self._operators[0].kind is Kind.SOURCE:
@@ -215,11 +217,18 @@ class Replica:
         except BaseException as error:
             failure = error.with_traceback(without_engine(error.__traceback__))
             self._run.halt.abort()
-        failure = self._objects.close(failure)
+        failure = self._close(failure)
         self._run.control.retire(self)
         if failure is not None:
             self._run.fail(failure)
             del failure  # the traceback knows this frame, and the frame would know the traceback
+
+    def _make_functions(self) -> None:
+        self._objects.make()
+        self._objects.open()
+
+    def _close(self, failure: BaseException | None) -> BaseException | None:
+        return self._objects.close(failure)
 
     def recall(self) -> None:
         """Look up at the next record; any thread may ask for it."""

@@ -33,7 +33,7 @@ from autostop_lab.origin import Origin
 from autostop_lab.services.context import current_hook
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.policies import ServicePolicy
-from autostop_lab.services.slot import HealthResult
+from autostop_lab.services.slot import HealthResult, ServiceSlot
 from autostop_lab.services.threads import text_of
 from autostop_lab.supervisor.lifetime import HURRIED_S
 from autostop_lab.supervisor.loop import LoopThread, result_in_ticks, supervisor_loop, wait_in_ticks
@@ -293,15 +293,10 @@ class LocalEnvironment(Environment):
     def _thread_code(self, job: Job, pipelines: tuple[Pipeline, ...], control: Control, origin: Origin) -> JobCode:
         def work() -> Any:
             return self.engine.run(
-                pipelines, control=control, progress=job.progress, services=lambda name: self._handle(name)
+                pipelines, control=control, progress=job.progress, services=_Finder(self._slots)
             )
 
         return ThreadCode(job, work, control, origin, drains=not pipelines[0].is_callable)
-
-    def _handle(self, name: str) -> ServiceHandle:
-        if name not in self._slots:
-            raise unknown_service(name, self._slots)
-        return ServiceHandle(self._slots[name])
 
     def _launch(
         self,
@@ -547,6 +542,22 @@ class LocalEnvironment(Environment):
         unit = supervisor.unit(name)
         result: HealthResult = loop.run(unit.check_health(unit.slot.spec.policy.look_timeout_s))
         return result
+
+
+class _Finder:
+    """Gives functions of a job the handles of its services."""
+
+    def __init__(self, slots: dict[str, ServiceSlot]) -> None:
+        self._slots = slots
+
+    def __call__(self, name: str) -> ServiceHandle:
+        if name not in self._slots:
+            raise unknown_service(name, self._slots)
+        return ServiceHandle(self._slots[name])
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all of them."""
+        return tuple(self._slots)
 
 
 async def _check_all(supervisor: Supervisor) -> dict[str, HealthResult]:

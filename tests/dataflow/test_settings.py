@@ -21,7 +21,7 @@ def test_a_parallelism_that_is_no_number_of_replicas_is_refused(parallelism: Any
         ({"ordered": 1}, "ordered=1 must be True or False"),
         ({"on_error": "ignore"}, "on_error='ignore' must be 'fail', 'skip', Retry"),
         ({"on_error": None}, "on_error=None must be"),
-        ({"runtime": "gpu"}, "there is no runtime 'gpu'; choose from 'thread'"),
+        ({"runtime": "gpu"}, "there is no runtime 'gpu'; choose from 'thread', 'process'"),
     ],
 )
 def test_other_settings_that_make_no_sense_are_refused(keywords: dict[str, Any], text: str) -> None:

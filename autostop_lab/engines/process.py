@@ -1,0 +1,426 @@
+"""Replicas in processes of their own: each is a service of the run, so it is guarded, watched and ended as those are.
+
+Functions, records and exceptions travel; queues, order, counts and dead letters stay here. A replica here sends a
+batch, and takes what becomes of it as if its own loop had made it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field, replace
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from autostop_lab.dataflow.fuse import Exit, Failure, FusedLoop, RunBatch, Step, fuse
+from autostop_lab.dataflow.graph import Kind, Operator, Pipeline
+from autostop_lab.dataflow.keys import router
+from autostop_lab.dataflow.settings import DeadLetter, Settings
+from autostop_lab.dataflow.stages import Routing, Stage
+from autostop_lab.engines.hops import DiscardedError
+from autostop_lab.engines.objects import FindService, Objects, note
+from autostop_lab.engines.replica import Program, Replica
+from autostop_lab.exceptions import PipelineError, ServiceError, ServiceStartError, UnknownServiceError
+from autostop_lab.origin import Origin
+from autostop_lab.services.handle import ServiceHandle
+from autostop_lab.services.policies import ServicePolicy
+from autostop_lab.services.service import Service
+from autostop_lab.services.slot import HealthResult, ServiceSlot
+from autostop_lab.services.spec import spec_of_class
+from autostop_lab.services.travel import obstacle, pack_error, unpack_error
+from autostop_lab.supervisor.loop import LoopThread, supervisor_loop
+from autostop_lab.supervisor.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from autostop_lab.engines.local import PipelineRun
+
+#: How long functions have to open, and to close, in seconds; a cancel waits for neither.
+OPEN_S, CLOSE_S = 600.0, 10.0
+#: How long a replica that is discarded has to end by itself, in seconds.
+DISCARD_S = 0.5
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a replica in another process does.
+
+    Attributes
+    ----------
+    number : int
+        Number of the pipeline.
+    operators : tuple of Operator
+        In the order in which a record passes them.
+    exits : tuple of (Exit, int)
+        The hops that leave it, each with the number of lists that its records go to.
+    has_keys : bool
+        Whether records come with keys.
+    handles : dict of str to ServiceHandle
+        The job's services, which are not this one's to depend on: they live longer anyway.
+    """
+
+    number: int
+    operators: tuple[Operator, ...]
+    exits: tuple[tuple[Exit, int], ...]
+    has_keys: bool
+    handles: dict[str, ServiceHandle]
+
+
+@dataclass
+class Answer:
+    """What has become of a batch.
+
+    Attributes
+    ----------
+    counts : tuple of int
+        What the loop has returned.
+    records, marks : list of list
+        For each list that leaves: the records, and of each the index in the batch of what it came of.
+    dropped : list of (int, Any, int, bytes)
+        Place of the operator, record, index, and packed error of each record that was dropped.
+    failure : Failure or None
+        Where the batch has failed.
+    error : bytes
+        With what, packed.
+    printed : str
+        What was printed.
+    """
+
+    counts: tuple[int, ...] = ()
+    records: list[list[Any]] = field(default_factory=list)
+    marks: list[list[int]] = field(default_factory=list)
+    dropped: list[tuple[int, Any, int, bytes]] = field(default_factory=list)
+    failure: Failure | None = None
+    error: bytes = b""
+    printed: str = ""
+
+
+class StageHost(Service):
+    """Lives in the other process: makes, opens and closes the functions of a part, and sends batches through it.
+
+    Parameters
+    ----------
+    part : Part
+        What it does.
+    """
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._loops: dict[int, tuple[FusedLoop, RunBatch]] = {}
+        self._lists = sum(lists for _, lists in part.exits)
+        self._records: list[list[Any]] = [[] for _ in range(self._lists)]
+        self._marks: list[list[int]] = [[] for _ in range(self._lists)]
+        self._dropped: list[tuple[int, Any, int, bytes]] = []
+        self._objects = Objects(
+            Pipeline(part.number, part.operators), part.operators, self._find, given={}, rest=self._rest
+        )
+        self._is_closed = False
+
+    def _find(self, name: str) -> ServiceHandle:
+        handles = self._part.handles
+        if name not in handles:
+            known = ", ".join(map(repr, handles)) or "none"
+            raise UnknownServiceError(f"there is no service {name!r}; the job has {known}.", service=name)
+        return handles[name]
+
+    def _rest(self, duration_s: float) -> None:
+        self.stopping.wait(duration_s)
+
+    def start(self) -> None:
+        """Make and open the functions."""
+        self._objects.make()
+        self._objects.open()
+        self._objects.begin()
+
+    def work(self, tag: int, batch: list[Any]) -> Answer:
+        """Send a batch of the stream `tag` through, and return what has become of it."""
+        loop, run_batch = self._loops.get(tag) or self._bind(tag)
+        answer = Answer(counts=(), records=self._records, marks=self._marks, dropped=self._dropped)
+        with redirect_stdout(StringIO()) as out:
+            try:
+                answer.counts = run_batch(list(range(len(batch))), iter(batch))
+            except BaseException as error:
+                answer.failure = loop.locate(error.__traceback__)
+                if answer.failure is None:
+                    raise
+                inner = error.__traceback__.tb_next if error.__traceback__ is not None else None
+                answer.error = pack_error(error.with_traceback(inner), f"in the process of {self._label()}")
+        answer.printed = out.getvalue()
+        self._loops.clear()  # they are bound to the lists that leave now
+        self._records = [[] for _ in range(self._lists)]
+        self._marks = [[] for _ in range(self._lists)]
+        self._dropped = []
+        return answer
+
+    def _label(self) -> str:
+        return " -> ".join(repr(operator.name) for operator in self._part.operators)
+
+    def _bind(self, tag: int) -> tuple[FusedLoop, RunBatch]:
+        part = self._part
+        loop = fuse(steps_of(part.number, part.operators), [one for one, _ in part.exits], has_keys=part.has_keys)
+        bindings: dict[str, Any] = {}
+        place = 0
+        for number, (one, lists) in enumerate(part.exits):
+            puts = [records.append for records in self._records[place : place + lists]]
+            marks = [marks.append for marks in self._marks[place : place + lists]]
+            place += lists
+            is_dealt = one.routing is Routing.HASH
+            bindings[f"put_{number}"] = puts if is_dealt else puts[0]
+            bindings[f"mark_{number}"] = marks if is_dealt else marks[0]
+            if is_dealt:
+                bindings[f"route_{number}"] = router(lists)
+        for position, step in enumerate(loop.steps):
+            if step.is_guarded:
+                bindings[f"failed_{position}"] = self._dropper(position)
+        functions = [
+            self._objects.function(operator, tag)
+            for operator in part.operators
+            if operator.kind not in (Kind.SOURCE, Kind.FUTURE, Kind.FEEDBACK)
+        ]
+        bound = self._loops[tag] = loop, loop.bind(functions, lambda *counts: False, **bindings)
+        return bound
+
+    def _dropper(self, position: int) -> Callable[[Exception, Any, int], None]:
+        dropped = self._dropped
+
+        def failed(error: Exception, record: Any, index: int) -> None:
+            inner = error.__traceback__.tb_next if error.__traceback__ is not None else None
+            packed = pack_error(error.with_traceback(inner), f"in the process of {self._label()}")
+            dropped.append((position, record, index, packed))
+
+        return failed
+
+    def finish(self) -> bytes:
+        """Close the functions; return what that failed with, packed, or b""."""
+        self._is_closed = True
+        failure = self._objects.close(None)
+        return pack_error(failure, f"in the process of {self._label()}") if failure is not None else b""
+
+    def stop(self) -> None:
+        """Close the functions, if that was not done."""
+        if not self._is_closed:
+            self.finish()
+
+
+def steps_of(number: int, operators: Sequence[Operator]) -> list[Step]:
+    """Return the operators of a part as its loop takes them."""
+    label = Pipeline(number, tuple(operators)).label
+    return [Step(one.kind, label(one), one.settings.last_resort != "fail") for one in operators]
+
+
+def travelling(operator: Operator) -> Operator:
+    """Return an operator as it travels: who takes its dead letters stays here."""
+    settings: Settings = operator.settings
+    if not isinstance(settings.last_resort, DeadLetter):
+        return operator
+    retry = settings.retry
+    return replace(
+        operator, settings=replace(settings, on_error=replace(retry, then="skip") if retry is not None else "skip")
+    )
+
+
+class ProcessReplica(Replica):
+    """A replica whose functions live in another process."""
+
+    def __init__(self, run: PipelineRun, stage: Stage, index: int) -> None:
+        super().__init__(run, stage, index)
+        exits = tuple(
+            (one, len(run.queues[hop]) if one.routing is Routing.HASH else 1)
+            for one, hop in zip(self._exits, run.plan.out_of(stage), strict=True)
+        )
+        has_keys = any(hop.has_keys for hop in run.plan.into(stage))
+        operators = tuple(map(travelling, self._operators))
+        handles = {name: run.services(name) for name in names_of(run.services)}
+        self.part = Part(run.pipeline.number, operators, exits, has_keys, handles)
+        self.handle: ServiceHandle | None = None
+        self._tags: dict[Program, int] = {}
+        self._takers: dict[int, Callable[[Exception, Any, int], None]] = {}
+
+    def _make_functions(self) -> None:
+        """They are made where they live."""
+
+    def _bind(self, tag: int) -> Program:
+        steps = self._steps()
+        loop = fuse(steps, self._exits, has_keys=self.part.has_keys)
+        self._takers = {
+            place: self._taker_of_failures(operator)
+            for place, operator in enumerate(self._operators)
+            if steps[place].is_guarded
+        }
+        program = Program(loop, refuse_batch, self._meter(steps))
+        self._tags[program] = tag
+        return program
+
+    def _run_batch(self, program: Program, gate: list[int], records: Iterator[Any]) -> tuple[tuple[int, ...], float]:
+        __tracebackhide__ = True
+        first = self._taken
+        batch = [record for _, record in zip(gate, records, strict=False)]
+        if not batch:
+            return (first, *(0 for _ in program.loop.counters)), 0.0
+        started_s = time.perf_counter()
+        answer = self._ask("work", self._tags[program], batch)
+        elapsed_s = time.perf_counter() - started_s
+        if answer.printed:
+            sys.stdout.write(answer.printed)
+        for place, record, index, packed in answer.dropped:
+            error = unpack_error(packed, self.name)
+            self._takers[place](error, record, first + index)  # type: ignore[arg-type]  # it was caught as one
+        for outlet, made, marks in zip(self._outlets, answer.records, answer.marks, strict=True):
+            outlet.records.extend(made)
+            outlet.marks.extend([first + mark for mark in marks] if first else marks)
+        if answer.failure is not None:
+            failure = answer.failure
+            counts = (failure.counts[0] + first, *failure.counts[1:])
+            error = unpack_error(answer.error, self.name)
+            self._fail(error, replace(failure, counts=counts, index=failure.index + first))
+            raise error
+        return (answer.counts[0] + first, *answer.counts[1:]), elapsed_s
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        __tracebackhide__ = True
+        assert self.handle is not None
+        try:
+            return self.handle.call(method, *args)
+        except ServiceError as error:
+            self._run.halt.check()  # then it was ended by us
+            note(error, f"{self.name}, in its process")
+            raise
+
+    def _close(self, failure: BaseException | None) -> BaseException | None:
+        """Close the functions where they live; where something failed, the end of the process does."""
+        if failure is not None or self._run.halt.is_ordered or self.handle is None:
+            return failure
+        try:
+            packed = self._ask("finish")
+        except DiscardedError:
+            return None
+        except BaseException as error:
+            return error
+        return unpack_error(packed, self.name) if packed else None
+
+
+def refuse_batch(gate: list[int], records: Iterator[Any]) -> tuple[int, ...]:
+    """Stand for a loop that is in another process."""
+    raise AssertionError("this loop runs in another process")
+
+
+class Hosts:
+    """The processes of one run.
+
+    Parameters
+    ----------
+    run : PipelineRun
+        Whose they are.
+    """
+
+    def __init__(self, run: PipelineRun) -> None:
+        self._run = run
+        self._loop: LoopThread | None = None
+        self._supervisor: Supervisor | None = None
+        self._names: list[str] = []
+
+    def start(self, replicas: Sequence[Replica]) -> None:
+        """Start the processes of those replicas that live in one.
+
+        Raises
+        ------
+        BaseException
+            What an operator's constructor or ``open()`` raised; all are ended then.
+        """
+        mine = [replica for replica in replicas if isinstance(replica, ProcessReplica)]
+        if not mine:
+            return
+        slots = [self._slot(replica, number) for number, replica in enumerate(mine)]
+        self._loop = supervisor_loop()
+        self._supervisor = self._loop.run(make_supervisor(slots))
+        self._names = [slot.name for slot in slots]
+        self._run.halt.on_abort(self._discard)
+        starting = self._loop.submit(self._supervisor.start(self._names, Origin()))
+        while not starting.done() and not self._run.halt.is_ordered:
+            try:
+                starting.result(0.05)
+            except TimeoutError:
+                continue
+            except BaseException:
+                break
+        self._run.halt.check()
+        error = starting.exception()
+        if error is not None:
+            raise first_cause(error)
+        for replica, slot in zip(mine, slots, strict=True):
+            replica.handle = ServiceHandle(slot)
+
+    def _slot(self, replica: ProcessReplica, number: int) -> ServiceSlot:
+        parts = [(self._run.pipeline.label(one), one) for one in replica.part.operators]
+        found = obstacle([(label, (one.function, one.args, dict(one.kwargs))) for label, one in parts])
+        if found:
+            raise PipelineError(f"{found}. Make it within the function, or leave runtime='process' out.")
+        policy = ServicePolicy(
+            start_timeout_s=OPEN_S,
+            stop_timeout_s=CLOSE_S,
+            call_timeout_s=OPEN_S,
+        ).inherit(None)
+        spec = spec_of_class(
+            f"{replica.name} [{number + 1}]",
+            StageHost,
+            (replica.part,),
+            {},
+            runtime="process",
+            default_runtime="process",
+            options=None,
+            policy=policy,
+        )
+        return ServiceSlot(spec, NoOrders())
+
+    def _discard(self) -> None:
+        if self._loop is not None and self._supervisor is not None:
+            supervisor = self._supervisor
+            self._loop.submit(supervisor.stop(self._names, reason="discarded", timeout_s=DISCARD_S))
+
+    def stop(self) -> None:
+        """End all processes, and return when they are gone."""
+        if self._loop is None or self._supervisor is None:
+            return
+        timeout_s = DISCARD_S if self._run.halt.is_ordered else None
+        self._loop.run(self._supervisor.stop_all(reason="the pipeline has ended", timeout_s=timeout_s, is_final=True))
+        self._loop = None
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Return what a process failed to start with: the user's own exception, where there is one."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, ServiceStartError) and error.__cause__ is not None:
+        return error.__cause__
+    return error
+
+
+def names_of(services: FindService) -> Sequence[str]:
+    """Return the names of all services of the job."""
+    names: Callable[[], Sequence[str]] = getattr(services, "names", tuple)
+    return names()
+
+
+async def make_supervisor(slots: Sequence[ServiceSlot]) -> Supervisor:
+    """Return a supervisor of its own for these services."""
+    supervisor = Supervisor()
+    for slot in slots:
+        supervisor.add(slot)
+    return supervisor
+
+
+class NoOrders:
+    """A replica is told what to do by its run alone."""
+
+    def _refuse(self, name: str) -> Any:
+        raise ServiceError(f"{name!r} belongs to a running pipeline, which starts and ends it.", service=name)
+
+    start_service = wake_service = stop_service = restart_service = kill_service = _refuse
+
+    def check_service(self, name: str) -> HealthResult:
+        """Refuse to look at it."""
+        result: HealthResult = self._refuse(name)
+        return result
+
+

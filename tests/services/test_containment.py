@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -464,14 +464,14 @@ def test_the_shim_ends_like_the_program(make: MakeLife, subreaper: str, code: st
 def test_a_late_program_of_a_shim_is_ended_when_it_comes(
     make: MakeLife, subreaper: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launched, shims = [], []
+    launched, shims, door = [], [], threading.Event()
     launch = containment._by_shim
 
     def slowly(*args: Any, **kwargs: Any) -> containment.Contained:
         contained = launch(*args, **kwargs)
         launched.append(contained.pid)
         shims.append(contained.popen.pid)
-        time.sleep(0.3)
+        door.wait(LONG_S)
         return contained
 
     life = make(Command, SLEEP, contain=subreaper)
@@ -481,6 +481,7 @@ def test_a_late_program_of_a_shim_is_ended_when_it_comes(
             life.start(0.1)
         assert not life.kill(0.05)
         life.clean()
+        door.set()
         eventually(lambda: launched and not any(map(psutil.pid_exists, [*launched, *shims])))
 
 

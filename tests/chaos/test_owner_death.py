@@ -15,6 +15,7 @@ import pytest
 from autostop_lab import Command, Health, LocalEnvironment, LogReady, Restart, ServicePolicy, current_job
 from tests.chaos import programs
 from tests.chaos.holds import submit
+from tests.chaos.kills import PHASES, come_to
 from tests.chaos.owners import Owner
 from tests.chaos.world import end_for_sure, hold_gone, numbers_in, running, runs, see
 from tests.services_for_tests import ONE_LIFE, Diary, Recorder
@@ -30,7 +31,6 @@ def hold_all_gone(owner: Owner, pids: Collection[int] = (), *, beside: Collectio
 
 # -- SIGKILL -----------------------------------------------------------------------------------------------
 
-PHASES = ("idle", "job", "start", "stop", "restart")
 #: Rounds, and programs in each.
 KILLS = [
     pytest.param(3, 12, id="3 times"),
@@ -44,12 +44,7 @@ def test_nothing_is_left_of_an_owner_that_was_killed(owner: MakeOwner, phase: st
     delays = random.Random(f"{phase} {rounds}")
     for _ in range(rounds):
         killed = owner("fleet", phase=phase, count=count)
-        if phase in ("idle", "stop"):
-            killed.said("there")
-        elif phase == "job":
-            killed.said("working")
-        else:
-            numbers_in(killed.folder / "pids", count // 2 if phase == "start" else count + 6)
+        come_to(killed, phase, count)
         time.sleep(delays.uniform(0, 0.1))
         killed.kill()
         killed.wait()

@@ -31,6 +31,8 @@ logger = logging.getLogger("autostop_lab.reaper")
 THREAD_NAME = "autostop-lab: guard"
 #: Reapers that are started to say goodbye to, if those before them died of it.
 TRIES_TO_SAY_BYE = 3
+#: Reapers in a row that ended before they said that they are there, until whoever waits for one is told.
+MOST_STILLBORN = 3
 
 
 class GuardError(Exception):
@@ -98,6 +100,7 @@ class Guard:
         self._last_problem = ""
         self._journal_problem = ""
         self._deaths: deque[float] = deque()
+        self._stillborn = 0  # in a row
         self._status = GuardStatus(GuardState.OFF)
         self._listeners: list[Callable[[GuardStatus], None]] = []
 
@@ -264,7 +267,11 @@ class Guard:
         except (OSError, ValueError, TypeError) as error:
             return self._fail(outbox, f"the reaper could not be started: {error}")
         try:
-            return Talk(self._link, self.session, outbox, self, self._timings).run()
+            problem = Talk(self._link, self.session, outbox, self, self._timings).run()
+            self._stillborn = 0 if self._link.reaper is not None else self._stillborn + 1
+            if self._stillborn >= MOST_STILLBORN:
+                problem = self._fail(outbox, "the reaper could not be started: it ends before it says that it is there")
+            return problem
         except StartError as error:
             return self._fail(outbox, str(error))
         except OSError as error:  # no descriptor left, say: for the moment there is none

@@ -504,9 +504,13 @@ def no_reaper(folder: Path, how: str) -> None:
     env.close()
 
 
+def end(env: LocalEnvironment) -> None:
+    """Return from the script as any script does."""
+
+
 ORDERS: dict[str, Callable[[LocalEnvironment], None]] = {
     order.__name__: order
-    for order in (die_at_once, abort, crash, become_another, fork_in_c, fork_in_python, go_on, start_many)
+    for order in (die_at_once, abort, crash, become_another, fork_in_c, fork_in_python, go_on, start_many, end)
 }
 
 

@@ -172,6 +172,7 @@ _rows(
             "SIGTERM, SIGHUP, SIGQUIT",
             "test_a_signal_to_end_stops_services_and_the_status_is_the_signals",
             "test_a_quit_ends_the_owner_on_the_spot_and_nothing_is_left",
+            "test_an_owner_that_is_asked_and_then_killed_leaves_nothing",
         ),
         48: (
             "an exit past Python, an abort, a crash",
@@ -227,6 +228,7 @@ _rows(
         65: (
             "owner and reaper are killed together",
             "test_a_session_that_died_with_its_reaper_is_cleaned_by_the_next_one",
+            "test_a_reaper_that_is_killed_while_it_finishes_for_an_owner_leaves_the_rest_to_the_next",
         ),
         66: ("no reaper can be started", "test_a_program_is_not_launched_where_no_reaper_can_be_started"),
         67: ("garbage for the reaper", "test_garbage_is_refused_and_hurts_nobody"),

@@ -81,6 +81,18 @@ def test_a_signal_to_end_stops_services_and_the_status_is_the_signals(
     hold_all_gone(asked)
 
 
+def test_an_owner_that_is_asked_and_then_killed_leaves_nothing(owner: MakeOwner) -> None:
+    delays = random.Random(47)
+    for _ in range(3):
+        asked = owner("fleet", deaf=3, grace_s=2)
+        pids = asked.said("there")["pids"]
+        asked.signal(signal.SIGTERM)
+        time.sleep(delays.uniform(0, 1.5))
+        asked.kill()
+        asked.wait()
+        hold_all_gone(asked, pids)
+
+
 def test_a_quit_ends_the_owner_on_the_spot_and_nothing_is_left(owner: MakeOwner) -> None:
     asked = owner("fleet")
     pids = asked.said("there")["pids"]

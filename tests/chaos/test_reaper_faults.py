@@ -136,10 +136,29 @@ def test_a_session_that_died_with_its_reaper_is_cleaned_by_the_next_one(owner: M
     hold_all_gone(following, *mine)
 
 
+def test_a_reaper_that_is_killed_while_it_finishes_for_an_owner_leaves_the_rest_to_the_next(owner: MakeOwner) -> None:
+    gone = owner("fleet", deaf=3, grace_s=5)
+    pids = gone.said("there")["pids"]
+    reaper = gone.reaper()
+    gone.tell("end")
+    assert gone.wait() == 0, gone.errors
+    assert running(pids)  # in their grace
+    os.kill(reaper, signal.SIGKILL)
+    following = owner("fleet", temp=gone.temp, count=1)
+    following.said("there")
+    eventually(lambda: not gone.left())
+    following.tell("end")
+    assert following.wait() == 0
+
+    hold_all_gone(following)
+    hold_all_gone(gone, *pids)
+
+
 REAPERLESS = [
     "missing",
     "not a program",
-    *(pytest.param(how, marks=pytest.mark.slow) for how in ("ends at once", "hangs")),
+    "ends at once",
+    pytest.param("hangs", marks=pytest.mark.slow),
 ]
 
 

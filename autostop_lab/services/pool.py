@@ -10,7 +10,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from autostop_lab.exceptions import ArgumentError, RemoteServiceError, ServiceUnavailableError
 from autostop_lab.services.context import NOTHING, carried, seconds_waited_for
@@ -22,6 +22,14 @@ from autostop_lab.services.wire import Body, Connection, LostError
 IDLE_CONNECTIONS, MOST_CONNECTIONS = 8, 100
 #: How long the news may take that the process has ended, once a connection to it is lost, in seconds.
 NEWS_S = 5.0
+
+
+class HasCode(Protocol):
+    """How a process ended; its text says it in words."""
+
+    @property
+    def code(self) -> int | None:
+        """Its exit status, negative for a signal."""
 
 
 class Pool:
@@ -127,8 +135,8 @@ class HostedEndpoint:
         Names of its public methods.
     is_over : threading.Event
         Set when its process has ended.
-    how : callable
-        Returns in words how it ended.
+    exit_of : callable
+        Returns how it ended.
     """
 
     def __init__(
@@ -137,7 +145,7 @@ class HostedEndpoint:
         connect: Callable[[], Connection],
         methods: Iterable[str],
         is_over: threading.Event,
-        how: Callable[[], str],
+        exit_of: Callable[[], HasCode],
     ) -> None:
         self.host: str | None = None
         self.port: int | None = None
@@ -145,7 +153,7 @@ class HostedEndpoint:
         self.slot = slot
         self.pool = Pool(connect, max(MOST_CONNECTIONS, 2 * slot.spec.policy.max_concurrent_calls))
         self.is_over = is_over
-        self.how = how
+        self.exit_of = exit_of
         self._methods = tuple(methods)
 
     def methods(self) -> Iterable[str]:
@@ -227,7 +235,10 @@ class HostedCall:
                 service=self._slot.name,
                 phase="call",
             )
-        return self._slot.died_with_call(endpoint.how()) if lost.was_sent else EndpointClosedError()
+        if not lost.was_sent:
+            return EndpointClosedError()
+        end = endpoint.exit_of()
+        return self._slot.died_with_call(str(end), end.code)
 
     def _result(self, status: bytes, data: bytes, buffers: list[Any]) -> Any:
         slot = self._slot

@@ -94,7 +94,7 @@ class ProcessRuntime(Runtime):
         except HostGoneError as error:
             raise self._start_error(f"its process ended with {error} before it was ready") from None
         self.endpoint = HostedEndpoint(
-            self.slot, self.host.connect, self._begun.methods, self.host.is_over, lambda: str(self.host.exited.result())
+            self.slot, self.host.connect, self._begun.methods, self.host.is_over, self.host.exited.result
         )
 
     def _register(self, child: Child) -> None:

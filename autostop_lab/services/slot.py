@@ -376,7 +376,7 @@ class ServiceSlot(Metered):
         """Whether it was stopped because nobody called it, so that the next call starts it again."""
         return self.reason == IDLE and self.state in (ServiceState.STOPPING, ServiceState.KILLING, ServiceState.STOPPED)
 
-    def died_with_call(self, how: str = "") -> ServiceError:
+    def died_with_call(self, how: str = "", exit_code: int | None = None) -> ServiceError:
         """Return the error of a call that was inside when the service ended; `how` is known before its reason."""
         if self.state in (ServiceState.STOPPING, ServiceState.KILLING, ServiceState.STOPPED):
             return self.unavailable()
@@ -386,6 +386,7 @@ class ServiceSlot(Metered):
             f"service {self.name!r} died while a call was inside: {how or self.reason}.{said}",
             service=self.name,
             phase="call",
+            exit_code=exit_code,
             log_lines=lines,
         )
 

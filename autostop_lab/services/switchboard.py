@@ -215,6 +215,8 @@ def inherited_address() -> str:
 
 
 def _close_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread of the parent may have held it
     if _current is not None:
         _current.close_in_child()
 

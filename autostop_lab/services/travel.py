@@ -75,10 +75,7 @@ def pack(value: object) -> tuple[bytes, list[memoryview]]:
     import cloudpickle
 
     buffers.clear()
-    try:
-        return cloudpickle.dumps(value, 5, buffer_callback=take), buffers
-    except RecursionError as error:
-        raise pickle.PicklingError("it is nested too deeply") from error
+    return cloudpickle.dumps(value, 5, buffer_callback=take), buffers
 
 
 def _names_module_by_value(data: bytes) -> bool:

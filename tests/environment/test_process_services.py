@@ -83,7 +83,7 @@ def test_one_that_died_is_restarted_and_its_callers_wait(env: LocalEnvironment) 
         worker.die()
     second = worker.pid()
 
-    assert caught.value.service == "worker"
+    assert (caught.value.service, caught.value.exit_code) == ("worker", -signal.SIGKILL)
     assert second != first
     assert not is_running(first)
     report = env.stop()

@@ -12,7 +12,7 @@ from pathlib import Path
 from autostop_lab.reaper.folders import is_id, remove_all
 from autostop_lab.reaper.groups import recorded_group
 from autostop_lab.reaper.journal import Journal
-from autostop_lab.reaper.lease import Estate, lease_problem
+from autostop_lab.reaper.lease import MAX_PID, Estate, lease_problem
 from autostop_lab.reaper.policy import End, Plan, Seen, Send, leader_of
 from autostop_lab.reaper.processes import Process, find_owned, is_alive, process, send_signal
 from autostop_lab.reaper.timings import Timings
@@ -172,7 +172,7 @@ def drop_refused(estate: Estate) -> list[str]:
     assert me is not None
     problems = []
     for instance_id, lease in list(estate.leases.items()):
-        seen = process(lease.pid) if lease.pid is not None and lease.pid > 1 else None
+        seen = process(lease.pid) if lease.pid is not None and 1 < lease.pid < MAX_PID else None
         if seen is not None and seen.started != lease.started:
             seen = None  # it has ended, and another has its pid: what it left is found by its id
         if (problem := lease_problem(lease, estate, me=me, owner=estate.owner, seen=seen)) is not None:

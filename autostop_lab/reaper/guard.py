@@ -89,8 +89,7 @@ class Guard:
         self.session = session
         self.is_bye_asked = False
         self._timings = timings
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()  # a signal may come, and say goodbye, while the main thread holds it
         self._outbox: Outbox | None = None
         self._link: Link | None = None
         self._has_reaper = threading.Event()  # one that guards, or the news that there is none
@@ -143,17 +142,26 @@ class Guard:
                 raise GuardError("the session is over: its reaper was told goodbye")
             if self.session.pid != os.getpid():
                 raise GuardError("this is a forked child: the session and its reaper are its parent's")
+            if self._is_done.is_set():
+                raise GuardError(self._failure or "the guard has ended")
             self._is_wanted = True
             if self._failure:
                 self._has_reaper.clear()  # it is tried again
             if self._outbox is None:
-                try:
-                    self._outbox = Outbox()
-                except OSError as error:
-                    raise GuardError(f"the reaper could not be started: {error}") from error
-                self._thread = threading.Thread(target=self._run, args=(self._outbox,), name=THREAD_NAME, daemon=True)
-                self._thread.start()
+                self._outbox = self._start()
             return self._outbox
+
+    def _start(self) -> Outbox:
+        try:
+            outbox = Outbox()
+        except OSError as error:
+            raise GuardError(f"the reaper could not be started: {error}") from error
+        try:
+            threading.Thread(target=self._run, args=(outbox,), name=THREAD_NAME, daemon=True).start()
+        except RuntimeError as error:
+            outbox.close()
+            raise GuardError(f"the reaper could not be started: {error}") from error
+        return outbox
 
     def ensure(self) -> None:
         """Start the reaper if there is none, and return when it guards the session.
@@ -244,6 +252,7 @@ class Guard:
 
     def _run(self, outbox: Outbox) -> None:
         tries_to_say_bye = 0
+        last = GuardStatus(GuardState.OFF)
         try:
             while tries_to_say_bye < TRIES_TO_SAY_BYE:
                 self._is_wanted = False
@@ -254,11 +263,11 @@ class Guard:
                 self._note_death(outbox, problem)
         except Exception:
             logger.exception("the guard has failed: the services of this process are guarded no more")
-            self._fail(outbox, "the guard has failed")
+            last = GuardStatus(GuardState.DEGRADED, self._fail(outbox, "the guard has failed"))
         finally:
             self._is_done.set()
             outbox.close()
-            self._set_status(GuardStatus(GuardState.OFF))
+            self._set_status(last)
 
     def _live_one_reaper(self, outbox: Outbox) -> str | None:
         """Start a reaper and talk to it; return why it is gone, None if it was told goodbye."""

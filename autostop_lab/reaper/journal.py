@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from autostop_lab.reaper.folders import private_problem
-from autostop_lab.reaper.lease import Estate, Lease, LeaseError, owner_from_json, session_problem
+from autostop_lab.reaper.lease import Estate, Lease, LeaseError, is_time, owner_from_json, session_problem
 from autostop_lab.reaper.processes import boot_id
 
 JOURNAL_NAME = "journal.json"
@@ -186,7 +186,7 @@ def _estate_of(value: Any, folder: Path) -> Estate:
         asked_at = each.pop("asked_at", None) if isinstance(each, dict) else None
         lease = Lease.from_json(each)
         estate.leases[lease.instance_id] = lease
-        if isinstance(asked_at, int | float):
+        if is_time(asked_at):
             estate.asked_at[lease.instance_id] = float(asked_at)
     return estate
 

@@ -7,13 +7,17 @@ import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from autostop_lab.reaper.folders import is_id
 from autostop_lab.reaper.processes import Process
 
 #: Longest name, in characters; what is longer is no name of a service.
 LONGEST_TEXT = 4096
+#: Latest time and longest duration, in seconds; there is no machine that runs so long.
+LONGEST_S = 1e12
+#: Pids are below it everywhere.
+MAX_PID = 1 << 31
 
 
 class LeaseError(ValueError):
@@ -98,7 +102,7 @@ class Lease:
             if not _is_text(value.get(name, "")):
                 raise LeaseError(f"{name} has to be a text")
         for name in ("stop_grace_s", "kill_timeout_s"):
-            if not _is_duration(value.get(name, 0.0)):
+            if not is_time(value.get(name, 0.0)):
                 raise LeaseError(f"{name} has to be a number of seconds")
         for name in ("pid", "program_pid"):
             if not _is_int(value.get(name)) and value.get(name) is not None:
@@ -118,8 +122,9 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_duration(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+def is_time(value: object) -> TypeGuard[float]:
+    """Return whether a value from JSON is a time or duration in seconds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < LONGEST_S
 
 
 @dataclass(kw_only=True)
@@ -159,7 +164,7 @@ def owner_from_json(value: object) -> Process:
     if not isinstance(value, Mapping):
         raise LeaseError("an owner has to be an object")
     pid, started = value.get("pid"), value.get("started")
-    if not isinstance(pid, int) or pid <= 1 or not isinstance(started, str) or not started.isdigit():
+    if not isinstance(pid, int) or not 1 < pid < MAX_PID or not isinstance(started, str) or not started.isdigit():
         raise LeaseError("an owner has to have a pid and a start time")
     return identity(pid, started)
 
@@ -207,8 +212,8 @@ def _pid_problem(lease: Lease, me: Process, owner: Process, seen: Process | None
     pid = lease.pid
     if pid is None:
         return None
-    if pid <= 1:
-        return f"pid {pid} can never be a service"
+    if not 1 < pid < MAX_PID:
+        return f"pid {pid!s:.20} can never be a service"
     if not lease.started.isdigit():
         return f"pid {pid} came without its start time"
     if pid in (me.pid, owner.pid):

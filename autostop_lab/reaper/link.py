@@ -21,6 +21,7 @@ from autostop_lab.reaper.protocol import Lines, decode, encode
 # sweep of an outer session must not find it among the owner's. Our package comes last in the path, so that nothing
 # beside it can take the place of a module of the standard library.
 _CODE = """\
+# autostop_lab: the reaper of process {pid} ends what that process leaves behind
 import os, sys
 if os.fork():
     os._exit(0)
@@ -52,7 +53,7 @@ class Link:
         folder = Path(__file__).parents[2]  # of our package
         try:
             self._first = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _CODE, str(folder), str(theirs.fileno())],
+                [sys.executable, "-I", "-S", "-c", _CODE.format(pid=os.getpid()), str(folder), str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -28,7 +28,16 @@ from autostop_lab.reaper.deaths import CLOSED, OWNER_DIED, death_of, record
 from autostop_lab.reaper.folders import make_private_under, remove_all
 from autostop_lab.reaper.groups import leave_groups_of_ours
 from autostop_lab.reaper.journal import Journal, SessionLock
-from autostop_lab.reaper.lease import Estate, Lease, LeaseError, lease_problem, owner_from_json, session_problem
+from autostop_lab.reaper.lease import (
+    MAX_PID,
+    Estate,
+    Lease,
+    LeaseError,
+    is_time,
+    lease_problem,
+    owner_from_json,
+    session_problem,
+)
 from autostop_lab.reaper.processes import Process, boot_id, is_alive, open_pidfd, process
 from autostop_lab.reaper.protocol import Lines, RefusedError, Request, ack, decode_request, encode, nak
 from autostop_lab.reaper.sweep import sweep
@@ -190,8 +199,12 @@ class Reaper:
             is_open = self._read()
             self._is_over = self._is_over or not is_open
             self._write()
-        if has_owner_ended and self._watch is not None and self._watch.has_ended():
-            self._is_over = True
+        if has_owner_ended and self._watch is not None:
+            if self._watch.has_ended():
+                self._is_over = True
+            elif self._watch.descriptor is not None:  # it cannot be relied upon: from now on we look
+                self._selector.unregister(self._watch.descriptor)
+                self._watch.descriptor = None
         if self._has_said_bye:
             self._is_over = True
 
@@ -224,10 +237,8 @@ class Reaper:
             request = decode_request(line)
             try:
                 self._carry_out(request)
-            except (LeaseError, OSError) as error:
-                raise RefusedError(str(error), request.seq) from None
-            except RefusedError as error:
-                raise RefusedError(str(error), request.seq) from None
+            except Exception as error:  # whatever it is: a reaper that ends guards nobody
+                raise RefusedError(str(error) or type(error).__name__, request.seq) from None
         except RefusedError as refused:
             return nak(refused)
         return ack(request.seq)
@@ -286,7 +297,7 @@ class Reaper:
             instance_id = str(body.get("instance_id"))
             if request.op == "asked":
                 at = body.get("at")
-                if isinstance(at, int | float) and instance_id in self._estate.leases:
+                if is_time(at) and instance_id in self._estate.leases:
                     self._estate.asked_at[instance_id] = float(at)
             else:
                 self._forget(self._estate, instance_id)
@@ -302,7 +313,7 @@ class Reaper:
             self._is_journal_old = True
 
     def _register(self, estate: Estate, lease: Lease) -> str:
-        seen = process(lease.pid) if lease.pid is not None and lease.pid > 1 else None
+        seen = process(lease.pid) if lease.pid is not None and 1 < lease.pid < MAX_PID else None
         owner = process(estate.owner.pid) or estate.owner
         if (problem := lease_problem(lease, estate, me=self._me, owner=owner, seen=seen)) is not None:
             raise LeaseError(problem)

@@ -52,7 +52,7 @@ class Outbox:
     """Leases and requests of one process, and what wakes the thread that carries them over."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may come, and wake, while the main thread holds it
         self._entries: dict[str, Entry] = {}
         self._requests: deque[dict[str, Any]] = deque()
         self._unused: list[int] = []  # outputs that a request which is being sent may still name

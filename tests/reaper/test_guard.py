@@ -19,6 +19,7 @@ from autostop_lab.reaper.deaths import deaths
 from autostop_lab.reaper.guard import Guard, GuardError, GuardState, GuardStatus, current_guard
 from autostop_lab.reaper.lease import Lease
 from autostop_lab.reaper.session import Session
+from autostop_lab.reaper.sweep import sweep
 from autostop_lab.reaper.timings import Timings
 from tests.reaper.owners import Owner, eventually, is_running
 
@@ -331,6 +332,47 @@ def test_after_a_goodbye_nothing_can_be_registered(guard: Guard) -> None:
     with pytest.raises(GuardError, match="the session is over"):
         guard.register(one)
     guard.release(one.instance_id)
+
+
+def test_a_signal_that_says_goodbye_in_the_middle_of_anything_waits_for_nobody(guard: Guard) -> None:
+    guard.ensure()
+    outbox = guard._outbox
+    assert outbox is not None
+    with guard._lock, outbox._lock:  # as the main thread may hold them when a signal comes
+        guard.bye()
+
+
+def test_a_thread_that_cannot_be_started_is_told_in_words(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = forks.descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(GuardError, match="could not be started: can't start new thread"):
+            guard.begin()
+    assert forks.descriptors() == before
+    guard.ensure()
+
+
+def test_a_guard_that_has_failed_says_so_and_the_next_session_cleans(own: Callable[..., Owner]) -> None:
+    owner = own(
+        'child, _ = own(["sleep", "1000"])\n'
+        "Guard.judge = lambda self: 1 / 0\n"
+        "def try_it():\n"
+        "    try: own(['true'])\n"
+        "    except GuardError as error: return str(error)\n"
+        "words = ''\n"
+        "while 'has failed' not in words: words = try_it() or ''\n"
+        "while current_guard().status.reason != words: time.sleep(0.01)\n"
+        "say(pid=child.pid, state=current_guard().status.state)"
+    )
+    assert owner.said["state"] == "degraded"
+    owner.kill()
+    assert is_running(owner.said["pid"])
+    sweep(root=owner.root)
+
+    eventually(lambda: not is_running(owner.said["pid"]))
 
 
 def test_a_goodbye_before_anything_was_needed_starts_nothing(guard: Guard) -> None:

@@ -262,6 +262,9 @@ GARBAGE = {
     "pid -1": b'{"seq": 79, "op": "register", "lease": {"instance_id": "a-0123456789", "name": "a", "kind": "x", '
     b'"pid": -1, "started": "5"}}\n',
     "release of nothing": b'{"seq": 80, "op": "release", "instance_id": ["x"]}\n',
+    "a time beyond all times": b'{"seq": 82, "op": "asked", "instance_id": "x", "at": 1' + b"0" * 400 + b"}\n",
+    "a pid beyond all pids": b'{"seq": 83, "op": "register", "lease": {"instance_id": "a-0123456789", "name": "a", '
+    b'"kind": "x", "pid": 1' + b"0" * 400 + b', "started": "5"}}\n',
     "asked without a time": b'{"seq": 81, "op": "asked", "instance_id": "x", "at": "now"}\n',
 }
 

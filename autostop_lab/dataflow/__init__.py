@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from autostop_lab.dataflow.beginnings import from_batch, from_collection, from_future, from_source, run
 from autostop_lab.dataflow.control import Control
+from autostop_lab.dataflow.declaration import Graph
 from autostop_lab.dataflow.functions import (
     BaseFunction,
     BatchFunction,
@@ -15,18 +17,10 @@ from autostop_lab.dataflow.functions import (
     SinkFunction,
     SourceFunction,
 )
-from autostop_lab.dataflow.graph import Graph, Kind, Operator, Pipeline
+from autostop_lab.dataflow.graph import Kind, Operator, Pipeline
 from autostop_lab.dataflow.progress import OperatorProgress, Progress, ProgressSnapshot
 from autostop_lab.dataflow.settings import DeadLetter, DeadRecord, Retry
-from autostop_lab.dataflow.streams import (
-    ConnectedStreams,
-    DataStream,
-    from_batch,
-    from_collection,
-    from_future,
-    from_source,
-    run,
-)
+from autostop_lab.dataflow.streams import ConnectedStreams, DataStream
 
 __all__ = [
     "BaseFunction",

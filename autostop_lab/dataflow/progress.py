@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from autostop_lab.dataflow.flight import Completion
 from autostop_lab.dataflow.fuse import Step
 from autostop_lab.dataflow.graph import Kind, Pipeline
 
@@ -144,60 +143,6 @@ class Meter:
     def rows(self) -> list[tuple[int, int, int]]:
         """Return records in, records out and errors of each operator."""
         return tally(self.steps, *self._state)
-
-
-class Completion:
-    """How many of a source's first records are through, with all that became of them.
-
-    Parameters
-    ----------
-    on_complete : callable
-        Called with the index of the first record and of the one behind the last of each stretch that is through,
-        in whatever order that happens.
-    """
-
-    def __init__(self, on_complete: Callable[[int, int], None] | None = None) -> None:
-        self.completed = 0
-        self.on_complete = on_complete
-        self._spans: deque[Span] = deque()
-
-    def begin(self, start: int) -> Span:
-        """Return the stretch of records from index `start` on, which is on its way once."""
-        span = Span(self, start)
-        self._spans.append(span)
-        return span
-
-    def complete(self, start: int, stop: int) -> None:
-        """Note that the next stretch is through, where nothing is on its way besides."""
-        self.completed = stop
-        if self.on_complete is not None and stop > start:
-            self.on_complete(start, stop)
-
-    def advance(self) -> None:
-        """Note that a stretch is through."""
-        while self._spans and not self._spans[0].open_count:
-            self.completed = self._spans.popleft().stop
-
-
-class Span:
-    """A stretch of a source's records, and on how many ways they are.
-
-    Attributes
-    ----------
-    completion : Completion
-        Its source's.
-    start, stop : int
-        Index of the first record, and of the one behind the last.
-    open_count : int
-        How many batches there are that came of them.
-    """
-
-    __slots__ = ("completion", "open_count", "start", "stop")
-
-    def __init__(self, completion: Completion, start: int) -> None:
-        self.completion = completion
-        self.start = self.stop = start
-        self.open_count = 1
 
 
 class PipelineProgress:
@@ -351,62 +296,6 @@ class Progress:
     def __repr__(self) -> str:
         """Return records, time and rate."""
         return f"<Progress: {str(self).splitlines()[-1]}>"
-
-
-class Flight:
-    """What is on its way in one pipeline, from source to sink.
-
-    A span of a source's records is through when all batches that came of it are; the pipeline is quiet when all
-    spans are through and no source gives further ones.
-
-    Parameters
-    ----------
-    sources : int
-        How many sources there are.
-    on_quiet : callable
-        Called once, when the pipeline is quiet.
-    """
-
-    def __init__(self, sources: int, on_quiet: Callable[[], None]) -> None:
-        self._lock = threading.Lock()
-        self._sources = sources
-        self._open = 0
-        self._on_quiet = on_quiet
-
-    def begin(self, completion: Completion, start: int) -> Span:
-        """Return a new span, on its way once."""
-        with self._lock:
-            self._open += 1
-            return completion.begin(start)
-
-    def fork(self, span: Span) -> None:
-        """Note one more batch that came of a span."""
-        with self._lock:
-            span.open_count += 1
-
-    def release(self, span: Span, stop: int | None = None) -> None:
-        """Note that a batch is through; of the source's own, with the index behind its last record."""
-        with self._lock:
-            if stop is not None:
-                span.stop = stop
-            span.open_count -= 1
-            if span.open_count:
-                return
-            self._open -= 1
-            span.completion.advance()
-            is_quiet = not self._open and not self._sources
-        if span.completion.on_complete is not None:
-            span.completion.on_complete(span.start, span.stop)
-        if is_quiet:
-            self._on_quiet()
-
-    def end_source(self) -> None:
-        """Note that a source gives nothing further."""
-        with self._lock:
-            self._sources -= 1
-            is_quiet = not self._open and not self._sources
-        if is_quiet:
-            self._on_quiet()
 
 
 def do_nothing() -> None:

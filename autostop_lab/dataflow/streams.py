@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from autostop_lab.dataflow.describe import (
-    a_kind_of,
-    call_operator,
-    comap_operator,
-    function_name,
-    function_operator,
-    join_operator,
-    next_name,
-    source_operator,
-)
-from autostop_lab.dataflow.graph import Form, Graph, Kind, Node, Operator, Pairing, Strategy, label
+from autostop_lab.dataflow.declaration import Graph, Node
+from autostop_lab.dataflow.describe import a_kind_of, function_name, function_operator, next_name
+from autostop_lab.dataflow.describe_several import checked_pairing, checked_strategy, comap_operator, join_operator
+from autostop_lab.dataflow.graph import Form, Kind, Operator, Strategy, label
 from autostop_lab.dataflow.settings import OnError, settings_of
 from autostop_lab.exceptions import ConfigurationError, PipelineError
 
@@ -535,184 +528,6 @@ def check_same_graph(what: str, graph: Graph, other: Graph) -> None:
         f"{what}: the other stream belongs to environment {names[1]!r}, and this one to {names[0]!r}. Declare both in "
         "one environment."
     )
-
-
-def checked_strategy(strategy: object, name: str) -> Strategy:
-    """Return a strategy by its name."""
-    if strategy not in tuple(Strategy):
-        choices = ", ".join(repr(one.value) for one in Strategy)
-        raise PipelineError(f"{label(name, '')}: there is no strategy {strategy!r}; choose from {choices}.")
-    return Strategy(str(strategy))
-
-
-def checked_pairing(what: str, how: object, window_records: object, window_s: object) -> Pairing:
-    """Return how a join pairs records."""
-    if how not in ("inner", "left"):
-        raise PipelineError(f"{what}: how={how!r} must be 'inner' or 'left'.")
-    if window_records is not None and window_s is not None:
-        raise PipelineError(f"{what}: a window is one of records or of time; give window_records= or window_s=.")
-    if window_records is not None and (
-        not isinstance(window_records, int) or isinstance(window_records, bool) or window_records < 1
-    ):
-        raise PipelineError(f"{what}: window_records={window_records!r} must be a whole number of at least 1.")
-    is_number = isinstance(window_s, int | float) and not isinstance(window_s, bool) and 0 < window_s < float("inf")
-    if window_s is not None and not is_number:
-        raise PipelineError(f"{what}: window_s={window_s!r} must be a number of seconds above 0.")
-    pairing = Pairing(str(how), window_records, window_s)  # type: ignore[arg-type]  # both were looked at
-    if how == "left" and not pairing.is_batch:
-        raise PipelineError(
-            f"{what}: how='left' needs the whole second stream to know what has no match; a join with a window is "
-            "inner."
-        )
-    return pairing
-
-
-def from_batch(
-    graph: Graph, source: Any, /, *args: Any, name: str | None = None, on_error: OnError = "fail", **kwargs: Any
-) -> DataStream:
-    """Begin a pipeline that ends when its source does.
-
-    Parameters
-    ----------
-    graph : Graph
-        Where the pipeline belongs.
-    source : iterable, callable, or class or object with ``execute``
-        An iterable is iterated anew by every run; a callable is called once per run and returns an iterable;
-        ``execute()`` gives one record per call and None at the end.
-    *args, **kwargs
-        Arguments of the class's constructor.
-    name : str or None
-        Name of the operator; None for ``source``.
-    on_error : "fail" or Retry
-        Whether ``execute()`` of a class is called again after it failed.
-
-    Returns
-    -------
-    DataStream
-        Its records.
-
-    Raises
-    ------
-    PipelineError
-        This cannot be a source.
-    ArgumentError
-        The arguments do not fit the constructor.
-    """
-    return _from(graph, source, args, kwargs, name, on_error, is_unbounded=False)
-
-
-def from_source(
-    graph: Graph, source: Any, /, *args: Any, name: str | None = None, on_error: OnError = "fail", **kwargs: Any
-) -> DataStream:
-    """Begin a pipeline that goes on until the job is stopped, or its source has ended.
-
-    Parameters
-    ----------
-    graph : Graph
-        Where the pipeline belongs.
-    source : callable, class or object with ``execute``, or iterable
-        Called once per record: None is "nothing now", StopIteration the end. Of a generator function or an iterable
-        the items are the records, and None is "nothing now" as well.
-    *args, **kwargs
-        Arguments of the class's constructor.
-    name, on_error
-        As for `from_batch`.
-
-    Returns
-    -------
-    DataStream
-        Its records.
-    """
-    return _from(graph, source, args, kwargs, name, on_error, is_unbounded=True)
-
-
-def _from(
-    graph: Graph,
-    source: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    name: str | None,
-    on_error: Any,
-    *,
-    is_unbounded: bool,
-) -> DataStream:
-    chosen = next_name(Kind.SOURCE, name, ())
-    what = label(chosen, function_name(source))
-    ours = {key: kwargs.pop(key) for key in ("parallelism", "ordered", "runtime") if key in kwargs}
-    settings = settings_of(what, on_error=on_error, **ours)
-    operator = source_operator(chosen, source, args, kwargs, settings, is_unbounded=is_unbounded)
-    return DataStream(graph, graph.add(Node(operator, (), has_own_name=name is not None)))
-
-
-def from_collection(graph: Graph, collection: Collection[Any], /, *, name: str | None = None) -> DataStream:
-    """Begin a pipeline that reads a list or another collection, anew by every run.
-
-    Parameters
-    ----------
-    graph : Graph
-        Where the pipeline belongs.
-    collection : collection
-        Something with a length that can be iterated.
-    name : str or None
-        Name of the operator; None for ``source``.
-
-    Returns
-    -------
-    DataStream
-        Its records.
-
-    Raises
-    ------
-    PipelineError
-        It is no collection.
-    """
-    chosen = next_name(Kind.SOURCE, name, ())
-    if not callable(collection) or isinstance(collection, Collection):
-        operator = source_operator(chosen, collection, (), {})
-        if operator.form is Form.ITERABLE and isinstance(collection, Collection):
-            return DataStream(graph, graph.add(Node(operator, (), has_own_name=name is not None)))
-    raise PipelineError(
-        f"{label(chosen, function_name(collection))}: from_collection takes a list or another collection, "
-        f"not {a_kind_of(collection)}. Use from_batch for iterators, functions and classes."
-    )
-
-
-def from_future(graph: Graph, name: str | None = None, /) -> DataStream:
-    """Begin where records come back that a later stream sends with ``fill_future``.
-
-    Parameters
-    ----------
-    graph : Graph
-        Where the pipeline belongs.
-    name : str or None
-        Name of the operator; None for ``future``.
-
-    Returns
-    -------
-    DataStream
-        The records that come back.
-    """
-    chosen = next_name(Kind.FUTURE, name, ())
-    operator = Operator(Kind.FUTURE, chosen, None, Form.OURS)
-    return DataStream(graph, graph.add(Node(operator, (), has_own_name=name is not None)))
-
-
-def run(graph: Graph, function: Callable[[], Any], /) -> None:
-    """Declare that the job is one callable; its value is the job's result.
-
-    Parameters
-    ----------
-    graph : Graph
-        Where it belongs; nothing else may be declared in it.
-    function : callable
-        Called without arguments.
-
-    Raises
-    ------
-    PipelineError
-        It is no callable, or something else is declared already.
-    """
-    graph.run(call_operator(function))
 
 
 def printer(prefix: str, separator: str) -> Callable[[Any], None]:

@@ -9,7 +9,7 @@ from autostop_lab.dataflow.control import Control
 from autostop_lab.dataflow.graph import Pipeline
 from autostop_lab.dataflow.progress import Progress
 from autostop_lab.engines.local import LocalEngine
-from autostop_lab.engines.replica import BatchSizes
+from autostop_lab.engines.sizes import BatchSizes
 
 if TYPE_CHECKING:
     from autostop_lab.services.handle import ServiceHandle

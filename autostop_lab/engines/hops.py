@@ -17,77 +17,13 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from autostop_lab.dataflow.control import Control
-from autostop_lab.dataflow.progress import Flight, Span
+from autostop_lab.dataflow.flight import Flight, Span
+from autostop_lab.engines.halt import Halt
 
 #: After so many seconds without a record, a replica fetches what the replicas in front of it have ready.
 PATIENCE_S = 0.02
 #: A queue holds so many batches for each replica that takes from it.
 BATCHES_PER_REPLICA = 2
-
-
-class DiscardedError(BaseException):
-    """What is inside is discarded: the run was cancelled, or has failed elsewhere."""
-
-
-class Halt:
-    """Whether what is inside a run is to be discarded, and who waits for something and has to hear of it.
-
-    Parameters
-    ----------
-    control : Control
-        Who cancels the run.
-    """
-
-    def __init__(self, control: Control) -> None:
-        self._control = control
-        self._waiting: list[threading.Condition] = []
-        self._event = threading.Event()
-        self._listeners: list[Callable[[], None]] = []
-        self._forget = control.on_cancel(self.abort)
-        if control.is_cancelled:
-            self._event.set()
-
-    @property
-    def is_ordered(self) -> bool:
-        """Whether what is inside is to be discarded."""
-        return self._event.is_set()
-
-    def check(self) -> None:
-        """Raise `DiscardedError` if what is inside is to be discarded."""
-        if self._event.is_set():
-            raise DiscardedError
-
-    def abort(self) -> None:
-        """Discard what is inside; whoever waits is woken."""
-        self._event.set()
-        self._control.recall()
-        for condition in list(self._waiting):
-            with condition:
-                condition.notify_all()
-        listeners, self._listeners = self._listeners, []
-        for listener in listeners:
-            listener()
-
-    def on_abort(self, listener: Callable[[], None]) -> None:
-        """Call `listener` once, from whatever thread, when what is inside is to be discarded."""
-        self._listeners.append(listener)
-        if self._event.is_set():
-            self.abort()
-
-    def wakes(self, condition: threading.Condition) -> threading.Condition:
-        """Wake who waits on a condition when it comes to that; return it."""
-        self._waiting.append(condition)
-        return condition
-
-    def rest(self, duration_s: float) -> None:
-        """Wait; raise `DiscardedError` if what is inside is to be discarded meanwhile."""
-        if self._event.wait(duration_s):
-            raise DiscardedError
-
-    def close(self) -> None:
-        """Hear of no further orders."""
-        self._forget()
 
 
 class Batch:

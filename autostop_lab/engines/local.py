@@ -9,14 +9,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from autostop_lab.dataflow.control import Control
+from autostop_lab.dataflow.flight import Flight, Span
 from autostop_lab.dataflow.graph import Kind, Operator, Pipeline
-from autostop_lab.dataflow.progress import Flight, PipelineProgress, Progress, Span
+from autostop_lab.dataflow.progress import PipelineProgress, Progress
 from autostop_lab.dataflow.settings import DeadLetter, Returned
 from autostop_lab.dataflow.stages import Hop, Routing, Stage, plan
-from autostop_lab.engines.hops import DiscardedError, Halt, Inbox, Queue
+from autostop_lab.engines.halt import DiscardedError, Halt
+from autostop_lab.engines.hops import Inbox, Queue
 from autostop_lab.engines.objects import FindService, Letters, note, without_engine
 from autostop_lab.engines.process import Hosts, ProcessReplica
-from autostop_lab.engines.replica import BatchSizes, Replica
+from autostop_lab.engines.replica import Replica
+from autostop_lab.engines.sizes import BatchSizes
 from autostop_lab.origin import Origin
 from autostop_lab.services.runtime import describe_error
 

@@ -10,13 +10,14 @@ from queue import SimpleQueue
 from typing import Any
 
 from autostop_lab.dataflow.control import Control
+from autostop_lab.dataflow.declaration import Graph, Node
 from autostop_lab.dataflow.describe import a_kind_of, function_name, refuse_async
-from autostop_lab.dataflow.graph import Form, Graph, Kind, Node, Operator, Pipeline
+from autostop_lab.dataflow.graph import Form, Kind, Operator, Pipeline
 from autostop_lab.dataflow.progress import Progress
 from autostop_lab.dataflow.settings import Returned, Settings
 from autostop_lab.dataflow.streams import DataStream, check_same_graph
 from autostop_lab.engines.local import LocalEngine
-from autostop_lab.engines.replica import BatchSizes
+from autostop_lab.engines.sizes import BatchSizes
 from autostop_lab.exceptions import PipelineError, ServiceUnavailableError
 from autostop_lab.origin import Origin
 from autostop_lab.services.handle import ServiceHandle, ServiceMethod

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from operator import add
 from typing import TYPE_CHECKING, Any
 
+from autostop_lab.dataflow.flight import Span
 from autostop_lab.dataflow.fuse import Exit, Failure, FusedLoop, RunBatch, Step, fuse
 from autostop_lab.dataflow.graph import Kind, Operator
 from autostop_lab.dataflow.keys import router
-from autostop_lab.dataflow.progress import Meter, Span
+from autostop_lab.dataflow.progress import Meter
 from autostop_lab.dataflow.settings import DeadLetter
 from autostop_lab.dataflow.sources import Reading
 from autostop_lab.dataflow.stages import Routing, Stage
-from autostop_lab.engines.hops import DiscardedError, Outlet, Piece
+from autostop_lab.engines.halt import DiscardedError
+from autostop_lab.engines.hops import Outlet, Piece
 from autostop_lab.engines.objects import Objects, without_engine
 
 if TYPE_CHECKING:
@@ -23,39 +24,6 @@ if TYPE_CHECKING:
 
 #: How long a source that has nothing now is let be, in seconds: first, and at most.
 REST_S, LONGEST_REST_S = 0.001, 0.05
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchSizes:
-    """How many records are taken before a loop looks up: to bring its counts up to date, and to pass records on.
-
-    A stop does not depend on it, since an order ends any batch; nor does latency, since a stage that has nothing to
-    do fetches what is ready.
-
-    Attributes
-    ----------
-    first : int
-        Records in the first batch.
-    longest : int
-        Most records in a batch.
-    grow_below_s : float
-        A batch that took less (from before its first record is read) is followed by one of twice its size, if that
-        would not be slow by the same measure.
-    shrink_above_s : float
-        A batch that took more is followed by one of half its size.
-    """
-
-    first: int = 1
-    longest: int = 1024
-    grow_below_s: float = 0.005
-    shrink_above_s: float = 0.020
-
-    def after(self, size: int, taken: int, elapsed_s: float) -> int:
-        """Return the size of the batch after one of `size`, of which `taken` records came through."""
-        if elapsed_s > self.shrink_above_s:
-            return max(1, min(size, taken) // 2)
-        is_quick = elapsed_s < self.grow_below_s and elapsed_s * 2 * size <= self.shrink_above_s * taken
-        return min(self.longest, 2 * size) if is_quick else size
 
 
 class Program:

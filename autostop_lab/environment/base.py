@@ -9,8 +9,8 @@ from difflib import get_close_matches
 from types import TracebackType
 from typing import Any, Self
 
-from autostop_lab.dataflow import streams
-from autostop_lab.dataflow.graph import Graph
+from autostop_lab.dataflow import beginnings
+from autostop_lab.dataflow.declaration import Graph
 from autostop_lab.dataflow.streams import DataStream
 from autostop_lab.diagrams import Snapshot, fleet_svg
 from autostop_lab.diagrams.page import image_html
@@ -228,24 +228,24 @@ class Environment(ABC):
     # -- pipelines -----------------------------------------------------------------------------------------
 
     def from_batch(self, source: Any, /, *args: Any, name: str | None = None, **kwargs: Any) -> DataStream:
-        """Begin a pipeline that ends when its source does; see `autostop_lab.dataflow.streams.from_batch`."""
+        """Begin a pipeline that ends when its source does; see `autostop_lab.dataflow.beginnings.from_batch`."""
         self._check_open()
-        return streams.from_batch(self._graph, source, *args, name=name, **kwargs)
+        return beginnings.from_batch(self._graph, source, *args, name=name, **kwargs)
 
     def from_collection(self, collection: Collection[Any], /, *, name: str | None = None) -> DataStream:
         """Begin a pipeline that reads a list or another collection, anew by every run."""
         self._check_open()
-        return streams.from_collection(self._graph, collection, name=name)
+        return beginnings.from_collection(self._graph, collection, name=name)
 
     def from_source(self, source: Any, /, *args: Any, name: str | None = None, **kwargs: Any) -> DataStream:
-        """Begin a pipeline that goes on until the job is stopped; see `autostop_lab.dataflow.streams.from_source`."""
+        """Begin a pipeline that goes on until it is stopped; see `autostop_lab.dataflow.beginnings.from_source`."""
         self._check_open()
-        return streams.from_source(self._graph, source, *args, name=name, **kwargs)
+        return beginnings.from_source(self._graph, source, *args, name=name, **kwargs)
 
     def from_future(self, name: str | None = None) -> DataStream:
         """Begin where records come back that a later stream sends with ``fill_future``."""
         self._check_open()
-        return streams.from_future(self._graph, name)
+        return beginnings.from_future(self._graph, name)
 
     def run(self, function: Callable[[], Any]) -> None:
         """Declare the job as one callable; its value is the job's result.
@@ -261,7 +261,7 @@ class Environment(ABC):
             It cannot be called, or something else is declared already.
         """
         self._check_open()
-        streams.run(self._graph, function)
+        beginnings.run(self._graph, function)
 
     # -- life ----------------------------------------------------------------------------------------------
 

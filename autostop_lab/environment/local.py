@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import Any
 
 from autostop_lab.dataflow.control import Control
-from autostop_lab.dataflow.graph import Graph, Pipeline
+from autostop_lab.dataflow.declaration import Graph
+from autostop_lab.dataflow.graph import Pipeline
 from autostop_lab.dataflow.progress import Progress
 from autostop_lab.dispatcher import Dispatcher, entries
 from autostop_lab.engines import Engine, LocalEngine

@@ -92,6 +92,8 @@ class Origin:
 
 
 THREAD_PREFIX = "autostop-lab: "
+#: What threads serve in which a call runs in the background: code of a service, begun by code of a job.
+CALL_PURPOSE = "call "
 
 
 def thread_name(purpose: str) -> str:

@@ -31,7 +31,7 @@ def describe_death(death: Death) -> str:
 
 
 def _cleaned(death: Death, took_s: float) -> str:
-    parts = [f"{end.name} {end.outcome}" for end in death.services]
+    parts = [f"{end.name} {end.outcome}" for end in death.services if end.pid is not None]
     outcomes = Counter(stray.outcome for stray in death.strays)
     parts += [f"{count} stray process{'es' if count > 1 else ''} {how}" for how, count in sorted(outcomes.items())]
     if not parts:
@@ -52,7 +52,7 @@ def describe_session(seen: SessionSeen) -> str:
         state = "has ended; its reaper is cleaning"
     else:
         state = "has ended, and so has its reaper; `autostop-lab sweep` or the next session cleans it"
-    held = ", ".join(f"{lease.name} (pid {lease.pid})" if lease.pid else lease.name for lease in seen.services)
+    held = ", ".join(f"{lease.name} (pid {lease.pid})" for lease in seen.services if lease.pid is not None)
     return f"process {seen.owner_pid}{where} {state}; services: {held or 'none'}"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from autostop_lab.origin import THREAD_PREFIX
+from autostop_lab.origin import CALL_PURPOSE, THREAD_PREFIX, thread_name
 from autostop_lab.reaper import forks
 from autostop_lab.reaper.guard import current_guard
 from autostop_lab.services.coroutines import stack_of
@@ -91,8 +91,12 @@ class Belongings:
 
 
 def _is_ours_or_the_kernels(thread: threading.Thread) -> bool:
-    """Return whether a thread is ours, or one that a kernel starts for itself when it first needs it."""
-    return thread.name.startswith(THREAD_PREFIX) or type(thread).__module__.startswith(("zmq.", "ipykernel."))
+    """Return whether a thread is ours, or one that a kernel starts for itself when it first needs it.
+
+    One in which a call runs that the job has begun in the background is the job's.
+    """
+    is_ours = thread.name.startswith(THREAD_PREFIX) and not thread.name.startswith(thread_name(CALL_PURPOSE))
+    return is_ours or type(thread).__module__.startswith(("zmq.", "ipykernel."))
 
 
 def _children() -> Iterable[int]:

@@ -19,6 +19,9 @@ from autostop_lab.jupyter.shutdown import watch_shutdown
 from autostop_lab.jupyter.transform import CellTransformer
 from autostop_lab.origin import Origin
 
+#: How long loading waits for the sweep of dead sessions, in seconds.
+SWEEP_WAIT_S = 2.0
+
 
 class Extension:
     """Our magics, input transformer and completion in one shell.
@@ -53,7 +56,8 @@ class Extension:
         if text := news():
             print(text)
         if has_unclean_sessions():
-            Origin().start_thread(sweep_and_tell, name="sweep of dead sessions")
+            # Mostly it is done at once, and then told within this cell.
+            Origin().start_thread(sweep_and_tell, name="sweep of dead sessions").join(SWEEP_WAIT_S)
 
     def unload(self) -> None:
         """Take it away."""

@@ -187,5 +187,7 @@ def mark_told(told: Iterable[Death], *, root: Path | None = None) -> None:
     base = root or default_root()
     for death in told:
         path = _path(base, death)
-        if path.exists():  # else it was dropped in between
-            write_private(path, json.dumps(asdict(replace(death, is_told=True))))
+        # On a full disk it is told twice.
+        with suppress(OSError):
+            if path.exists():  # else it was dropped in between
+                write_private(path, json.dumps(asdict(replace(death, is_told=True))))

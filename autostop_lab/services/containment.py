@@ -281,13 +281,16 @@ def _try_cgroup() -> None:
             raise
         raise NoGroupError(f"no control group can be made below {own_group()} ({error.strerror})") from error
     try:
-        caught = _by_shim(["sleep", "1000"], group=group, environment=environment, **_SILENT)
+        # It reads from us, so that it ends with this process, too, in whatever moment that dies.
+        caught = _by_shim(["cat"], group=group, environment=environment, **{**_SILENT, "stdin": subprocess.PIPE})
         try:
             is_in = caught.pid in group.pids()
             if group.kill():
                 caught.popen.wait(LAUNCH_TIMEOUT_S)
         finally:
             caught.undo()
+            assert caught.popen.stdin is not None
+            caught.popen.stdin.close()
         if not is_in:
             raise ContainmentError("a process that was put into a control group was not in it")
     finally:

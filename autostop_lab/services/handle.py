@@ -16,7 +16,7 @@ from typing import Any
 
 from autostop_lab.exceptions import ServiceCallTimeoutError, ServiceCrashedError
 from autostop_lab.lifecycle import ServiceState
-from autostop_lab.origin import thread_name
+from autostop_lab.origin import CALL_PURPOSE, thread_name
 from autostop_lab.services.context import Waiting
 from autostop_lab.services.logs import LogLine
 from autostop_lab.services.meters import TIMED_CALLS, UNTIMED
@@ -120,7 +120,7 @@ class ServiceMethod:
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Begin a call in the background and return a future of its value."""
-        return run_in_background(lambda: self(*args, **kwargs), name=f"call {self._slot.name}.{self._name}")
+        return run_in_background(lambda: self(*args, **kwargs), name=f"{CALL_PURPOSE}{self._slot.name}.{self._name}")
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Await the call's value; the event loop goes on meanwhile."""
@@ -133,7 +133,7 @@ class ServiceMethod:
 
         import asyncio  # not with this module: a process that only holds a handle can do without
 
-        future = run_in_background(call, name=f"call {self._slot.name}.{self._name}")
+        future = run_in_background(call, name=f"{CALL_PURPOSE}{self._slot.name}.{self._name}")
         return await asyncio.wrap_future(future)
 
     @property
@@ -293,7 +293,7 @@ class ServiceHandle:
         if timeout_s is None:
             return ServiceMethod(self.__slot, method).submit(*args, **kwargs)
         return run_in_background(
-            lambda: self.call(method, *args, timeout=timeout_s, **kwargs), name=f"call {self.name}.{method}"
+            lambda: self.call(method, *args, timeout=timeout_s, **kwargs), name=f"{CALL_PURPOSE}{self.name}.{method}"
         )
 
     def __getattr__(self, name: str) -> ServiceMethod:

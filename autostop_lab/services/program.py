@@ -317,7 +317,7 @@ class ProgramRuntime(LocalRuntime):
                 watched: set[asyncio.Future[Any]] = {look, self.exited}
                 await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
                 if self.exited.done():
-                    raise self._start_error(f"it ended with {self.exited.result()} before it was ready")
+                    raise await self._ended_early()
                 look.result()
             except NotReadyError as error:
                 self._last_look = str(error)
@@ -330,6 +330,13 @@ class ProgramRuntime(LocalRuntime):
             self._looks += 1
             await asyncio.wait({self.exited}, timeout=pause_s)
             pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
+
+    async def _ended_early(self) -> ServiceStartError:
+        """Return the error of a program that has ended while it was waited for."""
+        end = self.exited.result()
+        is_daemon = end.is_clean and bool(await self.known_pids() - {self.pid})
+        hint = ", and left processes running: it is a daemon. Run it in the foreground" if is_daemon else ""
+        return self._start_error(f"it ended with {end} before it was ready{hint}")
 
     def _no_answer(self, probe: Probe) -> str:
         return f"{probe.describe(self.fill)} gave no answer within {probe.attempt_timeout_s:g} s"

@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def _belongings() -> dict[str, Any]:
         "signal handlers": {number: signal.getsignal(number) for number in signal.valid_signals() - {signal.SIGALRM}},
         "threads that hold the exit": {thread.name for thread in threading.enumerate() if not thread.daemon},
         "shared memory": set(os.listdir("/dev/shm")) if sys.platform == "linux" else set(),
-        "folders": {path.name for path in Path(tempfile.gettempdir()).glob("autostop_lab-*/*")},
+        "folders": {Path(path).name for path in glob(f"{tempfile.gettempdir()}/autostop_lab-*/*")},
         "working directory": os.getcwd(),
     }
 

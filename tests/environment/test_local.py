@@ -351,7 +351,7 @@ def test_a_hundred_services_stop_in_parallel(env: LocalEnvironment, diary: Diary
     began = time.monotonic()
     env.submit(autostop=True)
 
-    assert time.monotonic() - began < 5  # one after another they would take 20 s
+    assert time.monotonic() - began < 15  # one after another they would take 20 s
     assert len(diary.names("cleanup")) == 200
 
 
@@ -400,7 +400,7 @@ def test_a_stop_that_hangs_is_abandoned_named_and_cleaned(diary: Diary) -> None:
             job = env.submit(autostop=True)
         elapsed_s = time.monotonic() - began
 
-        assert elapsed_s < 5
+        assert elapsed_s < 20
         assert job.report is not None
         entry = job.report["stuck"]
         assert str(entry.outcome) == "abandoned"
@@ -460,7 +460,7 @@ def test_job_code_that_does_not_end_is_abandoned_after_a_time_out_and_named(
         env.submit(autostop=True, timeout_s=0.3, cancel_timeout_s=0.3)
     elapsed_s = time.monotonic() - began
 
-    assert elapsed_s < 5
+    assert elapsed_s < 20
     assert diary.of("a") == ONE_LIFE
     assert env.last_job is not None
     assert env.last_job.report is not None
@@ -779,7 +779,7 @@ def test_a_stop_that_orders_a_stop_does_not_wait_for_itself(env: LocalEnvironmen
     handle.stop()
 
     assert diary == [("eager", "stop")] * 2
-    assert job.elapsed_s < 5
+    assert job.elapsed_s < 9  # the grace period is 10 s
     assert handle.state is ServiceState.STOPPED
 
 
@@ -788,13 +788,13 @@ def test_job_code_that_stops_its_own_environment_does_not_wait_for_itself(diary:
     env = LocalEnvironment("own end")
     handle = env.register_service("a", Recorder, diary, "a")
     env.run(lambda: getattr(env, order)())
-    job = env.submit()
+    job = env.submit(cancel_timeout_s=60)
     with pytest.raises(JobCancelledError):
         job.result()
     while handle.state is not ServiceState.STOPPED:
         time.sleep(0.001)
 
-    assert job.elapsed_s < 4  # cancel_timeout_s is 5
+    assert job.elapsed_s < 30
     assert diary.of("a") == ONE_LIFE
     env.close()
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from autostop_lab import LocalEnvironment
+from autostop_lab import LocalEnvironment, Service, ServicePolicy
 from autostop_lab.job.audit import Belongings, find_leaks
 
 
@@ -78,6 +78,24 @@ def test_the_receipt_lists_what_the_job_left(env: LocalEnvironment) -> None:
 @pytest.fixture
 def env() -> LocalEnvironment:
     return LocalEnvironment("audit")
+
+
+def test_a_call_in_the_background_that_outlives_the_job_is_named_with_its_stack(env: LocalEnvironment) -> None:
+    may_end = threading.Event()
+
+    class Slow(Service):
+        def wait(self) -> None:
+            may_end.wait(60)
+
+    slow = env.register_service("slow", Slow, policy=ServicePolicy(stop_timeout_s=0.2))
+    env.run(lambda: slow.wait.submit() and None)
+    job = env.submit(autostop=True)
+    may_end.set()
+
+    assert job.report is not None
+    (leak,) = job.report.leaks
+    assert str(leak) == "thread 'autostop-lab: call slow.wait'"
+    assert "may_end.wait(60)" in leak.stack
 
 
 def test_services_that_live_on_are_no_leaks(env: LocalEnvironment) -> None:

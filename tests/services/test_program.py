@@ -326,6 +326,12 @@ def test_what_a_constructor_of_the_user_has_set_is_checked_at_the_start(make: Ma
         make(Store).start()
 
 
+def test_a_program_that_daemonises_is_told_to_stay_in_the_foreground(make: MakeLife) -> None:
+    error = failure(make(Command, shell("sleep 1000 & exit 0"), ready=TcpReady("{port}")))
+
+    assert "with exit code 0 before it was ready, and left processes running: it is a daemon. Run it" in str(error)
+
+
 def test_an_exit_before_ready_fails_at_once_with_exit_code_and_last_lines(make: MakeLife) -> None:
     text = "for i in $(seq 30); do echo line $i; done; exit 3"
     began = time.monotonic()

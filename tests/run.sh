@@ -85,6 +85,16 @@ apt_install() {
     return "$status"
 }
 
+has_browser() {
+    local program
+    for program in chromium chromium-browser google-chrome chrome; do
+        if command -v "$program" >/dev/null; then
+            return
+        fi
+    done
+    return 1
+}
+
 install_programs() {
     local missing="" program
     for program in redis-server memcached; do
@@ -92,6 +102,10 @@ install_programs() {
         PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v "$program" >/dev/null ||
             missing="$missing $program"
     done
+    # The browser's tests take any Chromium; on macOS they are run where there is one already.
+    if command -v apt-get >/dev/null && ! has_browser; then
+        missing="$missing chromium"
+    fi
     if [ -z "$missing" ]; then
         return
     fi
@@ -99,6 +113,8 @@ install_programs() {
     # The words of $missing are the names of Debian's packages; brew calls redis-server redis.
     # shellcheck disable=SC2086
     if may_apt && apt_install $missing; then
+        return
+    elif may_apt && apt_install ${missing/chromium/}; then  # Ubuntu has Chromium as a snap only
         return
     elif command -v brew >/dev/null && brew install ${missing/redis-server/redis}; then
         return

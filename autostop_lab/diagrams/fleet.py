@@ -14,21 +14,29 @@ _HEAD = 30
 _NAME, _STATE = Column(MARGIN + 8, 308), Column(350, 110)
 _SINCE, _RESTARTS, _NEXT = 524, 594, 662  # right edges
 _HEALTH, _MEMORY, _CPU, _DETAIL = Column(676, 100), 840, 894, Column(908, 168)
+_WIDE_DETAIL = Column(796, 280)
 
 
 def fleet(services: tuple[ServiceSnapshot, ...], theme: Theme, *, selected: str = "") -> Drawing:
     """Draw the fleet; the row of `selected` stands out."""
-    rows = [_row(one, i, theme, is_selected=one.name == selected) for i, one in enumerate(services)]
+    # Where nothing is measured, the details have that room, too.
+    is_measured = any(one.memory_bytes is not None or one.cpu_percent is not None for one in services)
+    details = _DETAIL if is_measured else _WIDE_DETAIL
+    rows = [_row(one, i, theme, details, is_selected=one.name == selected) for i, one in enumerate(services)]
     if not services:
         rows = [line("no services", _NAME.left, _HEAD + 18, fill=theme.muted)]
-    return Drawing(_HEAD + ROW * max(len(services), 1) + 10, _heads(theme) + "".join(rows))
+    heads = _heads(theme, is_measured, any(one.outcome for one in services))
+    return Drawing(_HEAD + ROW * max(len(services), 1) + 10, heads + "".join(rows))
 
 
-@lru_cache(maxsize=8)
-def _heads(theme: Theme) -> str:
+@lru_cache(maxsize=16)
+def _heads(theme: Theme, is_measured: bool, has_ended: bool) -> str:
     """Write what the columns are."""
-    lefts = {"SERVICE": _NAME.left, "STATE": _STATE.left, "HEALTH": _HEALTH.left, "DETAIL": _DETAIL.left}
-    rights = {"FOR": _SINCE, "RESTARTS": _RESTARTS, "NEXT TRY": _NEXT, "MEMORY": _MEMORY, "CPU": _CPU}
+    health, detail = "OUTCOME" if has_ended else "HEALTH", _DETAIL if is_measured else _WIDE_DETAIL
+    lefts = {"SERVICE": _NAME.left, "STATE": _STATE.left, health: _HEALTH.left, "DETAIL": detail.left}
+    rights = {"FOR": _SINCE, "RESTARTS": _RESTARTS, "NEXT TRY": _NEXT}
+    if is_measured:
+        rights |= {"MEMORY": _MEMORY, "CPU": _CPU}
     return "".join(
         [
             *(line(word, x, 20, size=10, fill=theme.muted) for word, x in lefts.items()),
@@ -38,12 +46,11 @@ def _heads(theme: Theme) -> str:
     )
 
 
-def _row(one: ServiceSnapshot, number: int, theme: Theme, *, is_selected: bool) -> str:
+def _row(one: ServiceSnapshot, number: int, theme: Theme, details: Column, *, is_selected: bool) -> str:
     """Write one service's row: what stays as it is, and the numbers that change all the time."""
     y = _HEAD + ROW * number + ROW / 2 + 4
-    out = _lasting(
-        one.name, one.kind, one.state, one.restarts, one.health, one.outcome, one.detail, number, theme, is_selected
-    )
+    lasting = (one.name, one.kind, one.state, one.restarts, one.health, one.outcome, one.detail)
+    out = _lasting(*lasting, number, theme, details, is_selected)
     out += line(seconds(one.since_s), _SINCE, y, anchor="end")
     if one.next_s is not None:
         out += line(f"in {seconds(one.next_s)}", _NEXT, y, anchor="end")
@@ -65,6 +72,7 @@ def _lasting(
     detail: str,
     number: int,
     theme: Theme,
+    details: Column,
     is_selected: bool,
 ) -> str:
     top = _HEAD + ROW * number
@@ -90,6 +98,6 @@ def _lasting(
         look = look or Style(theme.muted, "·", theme.muted)
         out.append(signed(word, look, _HEALTH, y, theme=theme))
     if detail:
-        out.append(cell(detail, _DETAIL, y, fill=theme.muted))
+        out.append(cell(detail, details, y, fill=theme.muted))
     out.append(rule(top + ROW - 1.5, theme))
     return "".join(out)

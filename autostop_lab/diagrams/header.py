@@ -10,24 +10,27 @@ from autostop_lab.diagrams.styles import STATE_STYLES, Theme
 from autostop_lab.diagrams.text import seconds, short_number, width
 from autostop_lab.lifecycle import JOB_TABLE, JobState
 
-_STATION_Y, _BAR_Y = 104, 148
+_STATION_Y, _BAR_Y = 116, 160
 
 
 def header(snapshot: Snapshot, theme: Theme) -> Drawing:
     """Draw the head of a job's picture; that of an environment without a job is two lines."""
-    words = story(snapshot)
     room = WIDTH - 2 * MARGIN
-    below = " · ".join(filter(None, [snapshot.id, snapshot.error or snapshot.reason, words]))
+    below = " · ".join(filter(None, [snapshot.id, snapshot.error or snapshot.reason]))
+    lines = [one for one in (below, story(snapshot)) if one]
+    told = "".join(
+        cell(words, Column(MARGIN, room), 51 + 17 * number, fill=theme.muted) for number, words in enumerate(lines)
+    )
     if snapshot.state is None:
         named = cell(snapshot.name, Column(MARGIN, room), 30, size=17, bold=True)
-        return Drawing(64, named + cell(below, Column(MARGIN, room), 51, fill=theme.muted))
+        return Drawing(46 + 17 * len(lines), named + told)
     style, word = STATE_STYLES[snapshot.state], str(snapshot.state)
     left = WIDTH - MARGIN - chip_width(word, style)
     elapsed = seconds(snapshot.elapsed_s)
     name_room = left - 24 - width(elapsed, 14, bold=True) - MARGIN - 20
     body = [
         cell(snapshot.name, Column(MARGIN, name_room), 32, size=17, bold=True),
-        cell(below, Column(MARGIN, room), 53, fill=theme.muted),
+        told,
         line(elapsed, left - 12, 31, size=14, anchor="end", bold=True),
         chip(word, style, left, 26, theme=theme, filled=True),
         *_stations(snapshot, theme),

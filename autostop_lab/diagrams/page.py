@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from autostop_lab.diagrams.styles import DARK, LIGHT, Style, Theme
 from autostop_lab.diagrams.text import escape
@@ -50,7 +50,7 @@ def chip_html(word: str, style: Style) -> str:
     )
 
 
-def table_html(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table_html(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Return a table; its cells are HTML already."""
     style = 'style="text-align:left;padding:2px 10px"'
     heads = "".join(f'<th scope="col" {style}>{escape(cell)}</th>' for cell in head)

@@ -78,10 +78,10 @@ def _bars(
 ) -> Iterator[str]:
     """Draw the states of one row; what is narrower than a pixel is not drawn, nor what is at rest."""
     scale = _ROOM / whole
-    ends = [*(at for _, at in steps[1:]), now_s]
+    ends = [*(at for _, at in steps[1:]), now_s][: len(steps)]
     for (state, at), end in zip(steps, ends, strict=True):
         left, wide = max(0.0, at) * scale, (end - max(0.0, at)) * scale
-        if state in (ServiceState.STOPPING, JobState.CANCELLING) and grace_s is not None and at >= 0:
+        if state in (ServiceState.STOPPING, JobState.CANCELLING) and grace_s is not None and at >= 0 and wide >= 1:
             room = min(grace_s, whole - at) * scale
             if room >= 1:
                 yield (

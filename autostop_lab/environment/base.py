@@ -16,6 +16,7 @@ from autostop_lab.diagrams import Snapshot, fleet_svg
 from autostop_lab.diagrams.page import image_html
 from autostop_lab.diagrams.text import clean, escape
 from autostop_lab.engines.pipeline_service import PipelineService, needs_of, pipeline_of
+from autostop_lab.events import Bus
 from autostop_lab.exceptions import ArgumentError, ConfigurationError, DuplicateServiceError, EnvironmentClosedError
 from autostop_lab.job.job import Job, JobOptions
 from autostop_lab.job.report import CleanupReport
@@ -60,6 +61,8 @@ class Environment(ABC):
         self.policy = policy
         self.cell = current_cell()
         self.last_job: Job | None = None
+        #: Carries the moves of its services, within jobs and without; what was before a subscription is not kept.
+        self.bus = Bus(keeps_record=False)
         self._slots: dict[str, ServiceSlot] = {}
         self._is_closed = False
         # Names registered since the last submit: taken, while older ones may be replaced.
@@ -346,6 +349,11 @@ class Environment(ABC):
     @abstractmethod
     def check_service(self, name: str) -> HealthResult:
         """Look at one service."""
+
+    @property
+    @abstractmethod
+    def has_work(self) -> bool:
+        """Whether there is anything that `submit` would run."""
 
     @property
     def slots(self) -> dict[str, ServiceSlot]:

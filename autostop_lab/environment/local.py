@@ -119,6 +119,7 @@ class LocalEnvironment(Environment):
             if self._loop is None or self._supervisor is None:
                 self._loop = supervisor_loop()
                 self._supervisor = self._loop.run(_make_supervisor())
+                self._supervisor.listeners.append(self.bus.publish)
             loop, supervisor = self._loop, self._supervisor
             new = [
                 slot
@@ -339,6 +340,14 @@ class LocalEnvironment(Environment):
             registry.add_job(job)
             loop.post(dispatcher.begin)
             return job, code
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything that `submit` would run."""
+        try:
+            return bool(self._submitted or self._graph.pipelines())
+        except PipelineError:  # one that is not finished yet
+            return False
 
     def _take_pipelines(self) -> tuple[Pipeline, ...]:
         declared = self._graph.pipelines()

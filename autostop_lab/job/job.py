@@ -155,6 +155,11 @@ class Job:
         return {name: ServiceHandle(slot) for name, slot in self._slots.items()}
 
     @property
+    def slots(self) -> dict[str, ServiceSlot]:
+        """What stands behind the names of its services, for whoever shows them."""
+        return dict(self._slots)
+
+    @property
     def report(self) -> CleanupReport | None:
         """The receipt; None before the job is over."""
         return self._report

@@ -8,11 +8,11 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 from IPython.core.error import UsageError
-from IPython.display import display
+from IPython.display import DisplayHandle, display
 
 from autostop_lab.environment.local import LocalEnvironment
 from autostop_lab.environment.registry import registry
@@ -23,9 +23,10 @@ from autostop_lab.jupyter.body import Body, compile_body
 from autostop_lab.jupyter.interrupts import Interrupts, Sender
 from autostop_lab.jupyter.namespace import Namespace
 from autostop_lab.jupyter.options import ENVIRONMENT, CellOptions
+from autostop_lab.jupyter.panel.again import Again
 from autostop_lab.jupyter.raising import format_lines, hide_our_frames, raise_as_users
 from autostop_lab.jupyter.view import JobView
-from autostop_lab.origin import current_cell
+from autostop_lab.origin import Origin, current_cell
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.supervisor.loop import TICK_S, wait_in_ticks
@@ -99,13 +100,16 @@ class CellJob:
         What the line of the magic asks for.
     body : Body
         The body.
+    text : str
+        The body as it was written.
     """
 
-    def __init__(self, shell: Any, namespace: Namespace, options: CellOptions, body: Body) -> None:
+    def __init__(self, shell: Any, namespace: Namespace, options: CellOptions, body: Body, text: str) -> None:
         self._shell = shell
         self._namespace = namespace
         self._options = options
         self._body = body
+        self._text = text
         self._interrupts = Interrupts()
         self._body_error: BaseException | None = None
 
@@ -163,7 +167,7 @@ class CellJob:
     def _begin(self, env: LocalEnvironment, variables: dict[str, Any], at_end: ExitStack) -> tuple[Job, CellCode]:
         """Begin the job; `at_end` closes its environment, shows its end and takes its variables away."""
         at_end.callback(self._namespace.put(variables))
-        view = JobView(self._shell, env.name)
+        view = JobView(self._shell, env.name, with_panel=self._options.with_panel)
         at_end.callback(view.end)
         at_end.callback(env.close)
         try:
@@ -171,6 +175,7 @@ class CellJob:
         except ConfigurationError as error:
             raise UsageError(str(error)) from None
         self._interrupts.attach(job)
+        launch_again(self._shell, self._namespace, self._options, self._text, job, view.handle)
         view.begin(job)
         return job, code
 
@@ -213,8 +218,28 @@ def _set(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+def launch_again(
+    shell: Any, namespace: Namespace, options: CellOptions, text: str, job: Job, handle: DisplayHandle | None
+) -> None:
+    """Make it known how the job of a cell is run once more: in the background, shown where it was shown."""
+    origin = Origin()
+
+    def launch() -> Job:
+        return cast(Job, origin.run(lambda: begin_in_background(shell, namespace, options, text, handle)))
+
+    Again(job, launch)
+
+
 def start_in_background(shell: Any, namespace: Namespace, options: CellOptions, text: str) -> None:
-    """Begin a job whose body runs in a thread, and return at once.
+    """Begin a job whose body runs in a thread, and return at once; parameters and errors as below."""
+    job = begin_in_background(shell, namespace, options, text)
+    print(f"job {job.name!r} [{job.id}] runs in the background; %autostop status shows it, %autostop stop ends it.")
+
+
+def begin_in_background(
+    shell: Any, namespace: Namespace, options: CellOptions, text: str, handle: DisplayHandle | None = None
+) -> Job:
+    """Begin a job whose body runs in a thread.
 
     Parameters
     ----------
@@ -226,6 +251,13 @@ def start_in_background(shell: Any, namespace: Namespace, options: CellOptions, 
         What the line of the magic asks for.
     text : str
         The body as it was written.
+    handle : DisplayHandle or None
+        The output of a former run, to be used again.
+
+    Returns
+    -------
+    Job
+        The running job.
 
     Raises
     ------
@@ -237,7 +269,7 @@ def start_in_background(shell: Any, namespace: Namespace, options: CellOptions, 
     body = compile_body(shell, text, in_background=True, renamed=renamed)
     env, variables = make_environment(shell, options)
     take_away = namespace.put({**variables, **{renamed[name]: value for name, value in variables.items()}})
-    view = JobView(shell, env.name)
+    view = JobView(shell, env.name, with_panel=options.with_panel, blocks=False, handle=handle)
     try:
         job = env.submit_body(_job_options(options), lambda: body.run(_show))
     except BaseException as error:
@@ -254,8 +286,10 @@ def start_in_background(shell: Any, namespace: Namespace, options: CellOptions, 
         take_away()
         _tell_end(shell, job)
 
+    if handle is None:
+        launch_again(shell, namespace, options, text, job, view.handle)
     view.begin(job, end)
-    print(f"job {job.name!r} [{job.id}] runs in the background; %autostop status shows it, %autostop stop ends it.")
+    return job
 
 
 def _show(value: Any) -> None:

@@ -21,9 +21,10 @@ from autostop_lab.environment.registry import jobs, last_job, registry
 from autostop_lab.exceptions import AutostopError, UnknownJobError, UnknownServiceError
 from autostop_lab.job.job import Job
 from autostop_lab.job.report import seconds
+from autostop_lab.jupyter.nested import is_nested, nest_loops, state_in_words
 from autostop_lab.jupyter.options import UsageParser, split_words, unquoted
 from autostop_lab.jupyter.raising import hide_our_frames, raise_as_users
-from autostop_lab.jupyter.view import has_pictures
+from autostop_lab.jupyter.view import Displays, has_pictures
 from autostop_lab.reaper.guard import GuardState, current_guard
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.spec import RUNTIME_OPTIONS
@@ -55,12 +56,14 @@ COMMANDS = {
     "cancel": Command("end a job at once, and wait until it is clean", "JOB"),
     "report": Command("the receipt of a job", "JOB"),
     "logs": Command("the last log lines of a service, or of all services of the last job", "SERVICE"),
+    "panel": Command("the live control panel of this kernel: all jobs and services, with buttons"),
     "doctor": Command("what this machine can promise, and what to do where it cannot"),
-    "config": Command("versions, and what is loaded"),
+    "config": Command("versions, what is loaded, and settings", "SETTING"),
 }
 ARGUMENT_HELP = {
     "JOB": "name or id of a job, or how one of them begins; the last one if not given",
     "SERVICE": "name of a service",
+    "SETTING": "nested_loop=True lets asyncio.run() work in cells, for the life of this kernel (nest-asyncio2)",
 }
 
 
@@ -95,7 +98,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def run_command(shell: Any, line: str) -> None:
+def run_command(shell: Any, line: str, displays: Displays | None = None) -> None:
     """Carry out one line of ``%autostop``.
 
     Parameters
@@ -104,6 +107,8 @@ def run_command(shell: Any, line: str) -> None:
         The shell.
     line : str
         What is behind ``%autostop``.
+    displays : Displays or None
+        Shows the panel; None where there is no front end for one.
 
     Raises
     ------
@@ -127,7 +132,7 @@ def run_command(shell: Any, line: str) -> None:
         print(parser.format_help())
         return
     try:
-        _carry_out(shell, name, given)
+        _carry_out(shell, name, given, displays)
     except AutostopError as error:
         hide_our_frames(error)
         failed = error
@@ -136,7 +141,7 @@ def run_command(shell: Any, line: str) -> None:
     raise_as_users(shell, failed)
 
 
-def _carry_out(shell: Any, name: str, given: argparse.Namespace) -> None:
+def _carry_out(shell: Any, name: str, given: argparse.Namespace, displays: Displays | None) -> None:
     match name:
         case "status":
             print(_status())
@@ -155,7 +160,11 @@ def _carry_out(shell: Any, name: str, given: argparse.Namespace) -> None:
             facts = look()
             print(as_json(facts) if given.json else as_text(facts))
         case "config":
+            if given.name is not None:
+                _set(given.name)
             print(_config(shell))
+        case "panel":
+            _show_panel(shell, displays)
 
 
 NO_JOBS = "no job was submitted in this kernel yet."
@@ -290,6 +299,29 @@ def _find_service(name: str) -> ServiceHandle:
     raise UnknownServiceError(f"no job or environment here has a service {name!r}.{hint}", service=name)
 
 
+def _show_panel(shell: Any, displays: Displays | None) -> None:
+    if displays is None or not has_pictures(shell):
+        print(f"a terminal shows no panel; {LINE_MAGIC} status says what there is:\n{_status()}")
+    else:
+        displays.show_kernel()
+
+
+def _set(setting: str) -> None:
+    """Carry out ``NAME=VALUE``."""
+    name, equals, value = setting.partition("=")
+    if name.strip() != "nested_loop" or not equals:
+        raise UsageError(f"{LINE_MAGIC} config: there is no setting {setting!r}; there is nested_loop=True.")
+    match value.strip():
+        case "True":
+            nest_loops()
+        case "False" if is_nested():
+            raise UsageError(f"{LINE_MAGIC} config: loops nest until this kernel ends; restart it to go back.")
+        case "False":
+            pass
+        case _:
+            raise UsageError(f"{LINE_MAGIC} config: nested_loop is True or False, not {value.strip()!r}.")
+
+
 def _config(shell: Any) -> str:
     versions = [f"autostop_lab {__version__}", f"Python {platform.python_version()}"]
     for package in ("ipython", "ipykernel"):
@@ -305,6 +337,6 @@ def _config(shell: Any) -> str:
             f"front end: {front}",
             describe_guard(current_guard().status),
             f"runtimes of services: {', '.join(RUNTIME_OPTIONS)}, and programs (Command)",
-            "settings: none beside the options of each job; %%autostop_job -h shows them",
+            f"settings: nested_loop {state_in_words()}; others are options of each job, which %%autostop_job -h shows",
         ]
     )

@@ -58,6 +58,8 @@ def _for_line(words: list[str]) -> Iterable[str]:
     if command.argument == "JOB":
         candidates = jobs()[::-1] if words[0] == "report" else running()[::-1]
         names = [text for job in candidates for text in (job.name, job.id) if " " not in text]
+    elif command.argument == "SETTING":
+        names = ["nested_loop=True"]
     elif command.argument == "SERVICE":
         owners: list[Job | Environment] = [*environments(), *jobs()]
         names = [name for owner in owners for name in owner.services]

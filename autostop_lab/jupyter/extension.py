@@ -17,6 +17,7 @@ from autostop_lab.jupyter.namespace import Namespace
 from autostop_lab.jupyter.options import MAGIC, PARSER, parse_line
 from autostop_lab.jupyter.shutdown import watch_shutdown
 from autostop_lab.jupyter.transform import CellTransformer
+from autostop_lab.jupyter.view import Displays
 from autostop_lab.origin import Origin
 
 #: How long loading waits for the sweep of dead sessions, in seconds.
@@ -38,6 +39,7 @@ class Extension:
         self._transformer = CellTransformer(shell)
         self._matcher = make_matcher(shell)
         self._magics = {("cell", MAGIC[2:]): self.autostop_job, ("line", "autostop"): self.autostop}
+        self._displays = Displays(shell)
         self._forget_shutdown: Callable[[], None] = lambda: None
 
     def load(self) -> None:
@@ -46,6 +48,7 @@ class Extension:
             self._shell.register_magic_function(function, magic_kind=kind, magic_name=name)
         self._shell.input_transformers_cleanup.append(self._transformer)
         self._shell.Completer.custom_matchers.append(self._matcher)
+        self._displays.load()
         kernel = getattr(self._shell, "kernel", None)  # a plain IPython has none
         if kernel is not None:
             self._forget_shutdown = watch_shutdown(kernel, registry.ends.begin)
@@ -62,6 +65,7 @@ class Extension:
     def unload(self) -> None:
         """Take it away."""
         self._forget_shutdown()
+        self._displays.unload()
         for kind, name in self._magics:
             self._shell.magics_manager.magics[kind].pop(name, None)
         for place, ours in (
@@ -84,7 +88,7 @@ class Extension:
             start_in_background(self._shell, self._namespace, options, text)
             return None
         body = compile_body(self._shell, text)
-        job = CellJob(self._shell, self._namespace, options, body)
+        job = CellJob(self._shell, self._namespace, options, body, text)
         if body.is_async:
             return job.run_async()
         job.run()
@@ -93,4 +97,4 @@ class Extension:
     @no_var_expand
     def autostop(self, line: str) -> None:
         """Look at jobs and services, and end them; ``%autostop -h`` shows the commands."""
-        run_command(self._shell, line)
+        run_command(self._shell, line, self._displays)

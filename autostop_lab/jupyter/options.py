@@ -164,6 +164,9 @@ PARSER.add_argument(
     action="store_true",
     help="return at once and run the body in a thread; its output appears under this cell",
 )
+PARSER.add_argument(
+    "--no-panel", action="store_true", help="show no live panel: only the end of the job, with its receipt"
+)
 PARSER.add_argument("-h", "--help", action="store_true", help="show this")
 
 
@@ -176,6 +179,7 @@ class CellOptions:
     timeout_s: float | None
     stop_timeout_s: float | None
     in_background: bool
+    with_panel: bool
     wants_help: bool
 
 
@@ -199,6 +203,7 @@ def parse_line(line: str) -> CellOptions:
         timeout_s=given.timeout,
         stop_timeout_s=given.stop_timeout,
         in_background=given.background,
+        with_panel=not given.no_panel,
         wants_help=given.help,
     )
 

@@ -91,8 +91,9 @@ def test_the_header_has_name_state_time_id_and_reason() -> None:
     written = words(OVER)
 
     assert written[0] == "wordcount"
-    assert written[1].startswith("j-7f3a92 · it took longer than 60 s · 1 of 6 services stopped and clean; ")
-    assert written[2:4] == ["1 min 06 s", "✗ failed"]
+    assert written[1] == "j-7f3a92 · it took longer than 60 s"
+    assert written[2].startswith("1 of 6 services stopped and clean; service-exited exited")
+    assert written[3:5] == ["1 min 06 s", "✗ failed"]
 
 
 def test_every_service_has_a_row_with_all_its_words() -> None:
@@ -117,7 +118,7 @@ def test_outcomes_are_shown_with_their_signs() -> None:
 
 def test_the_strip_says_how_long_each_state_took() -> None:
     written = words(OVER)
-    strip = written[4 : written.index("SERVICE")]
+    strip = written[5 : written.index("SERVICE")]
 
     assert [word for word in strip if word in set(J)] == [state for state, _ in OVER.visited]
     assert [word for word in strip if word.endswith(" s")] == ["0.1 s", "2.1 s", "57.8 s", "5.0 s", "1.2 s"]

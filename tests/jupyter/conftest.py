@@ -16,9 +16,10 @@ from jupyter_client.manager import KernelManager
 from jupyter_core.utils import run_sync
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60.0
+PATIENCE_S = float(os.environ.get("PATIENCE_S", "60"))
 
 Message = dict[str, Any]
+COMMS = ("comm_open", "comm_msg")
 
 SERVICES = '''
 import asyncio, threading, time
@@ -162,6 +163,67 @@ class Kernel:
         self.wait_until(
             number, lambda messages: "receipt:" in str([m["content"].get("data", {}) for m in messages])
         )
+
+    def widgets(self) -> dict[str, dict[str, Any]]:
+        """Return the widgets that front ends have now, by their comm."""
+        found: dict[str, dict[str, Any]] = {}
+        for message in self._heard:
+            content = message["content"]
+            if message["msg_type"] == "comm_open":
+                found[content["comm_id"]] = dict(content["data"]["state"])
+            elif message["msg_type"] == "comm_msg" and content["data"].get("method") == "update":
+                found.setdefault(content["comm_id"], {}).update(content["data"]["state"])
+            elif message["msg_type"] == "comm_close":
+                found.pop(content["comm_id"], None)
+        return found
+
+    def widget_texts(self) -> list[str]:
+        """Return the texts that widgets have shown since the last `forget`, one after another."""
+        states = [m["content"]["data"].get("state", {}) for m in self._heard if m["msg_type"] in COMMS]
+        return [state["value"] for state in states if isinstance(state.get("value"), str)]
+
+    def buttons(self, label: str) -> list[str]:
+        """Return the comms of the buttons with this label that are shown now."""
+        widgets = self.widgets()
+        rows = [state.get("children", ()) for state in widgets.values() if state.get("_model_name") == "HBoxModel"]
+        shown = [child.removeprefix("IPY_MODEL_") for row in rows for child in row]
+        return [comm for comm in shown if widgets.get(comm, {}).get("description") == label]
+
+    def button(self, label: str) -> str:
+        """Return the comm of the first button with this label, once it is shown."""
+        self.listen_until(lambda: self.buttons(label))
+        return self.buttons(label)[0]
+
+    def run_info(self) -> dict[str, Any]:
+        """Return what the kernel says of itself."""
+        number = self.client.kernel_info()
+        while (reply := self.client.get_shell_msg(timeout=PATIENCE_S))["parent_header"]["msg_id"] != number:
+            pass
+        return dict(reply["content"])
+
+    def open_subshell(self) -> str:
+        """Let the kernel open a subshell, as JupyterLab does."""
+        self.client.control_channel.send(self.client.session.msg("create_subshell_request", {}))
+        return str(self.client.get_control_msg(timeout=PATIENCE_S)["content"]["subshell_id"])
+
+    def click(self, comm: str, *, subshell: str | None = None) -> None:
+        """Click a button, as a front end tells it."""
+        data = {"method": "custom", "content": {"event": "click"}}
+        message = self.client.session.msg("comm_msg", {"comm_id": comm, "data": data})
+        if subshell is not None:
+            message["header"]["subshell_id"] = subshell
+        self.client.shell_channel.send(message)
+
+    def listen_until(self, is_so: Callable[[], object]) -> None:
+        """Listen until a condition holds."""
+        deadline = monotonic() + PATIENCE_S
+        while not is_so():
+            assert monotonic() < deadline, self.widget_texts()[-3:]
+            self._listen()
+
+    def forget(self) -> None:
+        """Forget what was heard."""
+        self._heard.clear()
 
     def finish(self, number: str) -> Run:
         """Wait for the end of a cell, and return what it brought."""

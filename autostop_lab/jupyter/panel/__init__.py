@@ -1,0 +1,1 @@
+"""The live panel: pictures of what runs, and buttons that work while the cell runs."""

@@ -7,7 +7,7 @@ attribute of the widget's comm gives the front end its choice back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -17,6 +17,18 @@ def repair(widgets: Iterable[Any]) -> None:
         comm = getattr(widget, "comm", None)
         if comm is not None and hasattr(comm, "_reply_subshell_for"):
             comm._reply_subshell_for = _as_sent
+
+
+def family(*widgets: Any) -> Iterator[Any]:
+    """Yield widgets with all that belongs to them: children, layouts and styles, each once."""
+    todo, seen = list(widgets), set()
+    while todo:
+        widget = todo.pop()
+        if id(widget) not in seen:
+            seen.add(id(widget))
+            more = (*getattr(widget, "children", ()), getattr(widget, "layout", None), getattr(widget, "style", None))
+            todo += [one for one in more if one is not None]
+            yield widget
 
 
 def _as_sent(data: Any, default: Any) -> Any:

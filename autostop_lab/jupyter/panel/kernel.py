@@ -12,8 +12,8 @@ from autostop_lab.environment.base import Environment
 from autostop_lab.environment.registry import registry
 from autostop_lab.job.job import Job
 from autostop_lab.jupyter.panel.again import again_of
-from autostop_lab.jupyter.panel.clicks import repair
-from autostop_lab.jupyter.panel.panel import Panel
+from autostop_lab.jupyter.panel.clicks import family, repair
+from autostop_lab.jupyter.panel.panel import Panel, close_all
 from autostop_lab.jupyter.panel.regions import Region
 from autostop_lab.jupyter.panel.sources import EnvironmentSource, JobSource, Source
 
@@ -83,13 +83,12 @@ class KernelPanel:
         self._place = ipywidgets.VBox()
         self._root = ipywidgets.VBox([overview, self._chooser, self._place])
         self._root.add_class("autostop-panel")
-        self._widgets = [overview, self._chooser, self._place, self._root]
         self._offered: list[Subject] = []
         self._shown: Subject | None = None
         self._panel: Panel | None = None
         self._is_setting = False
+        repair(family(self._root))
         self.draw()
-        repair(self._widgets)
 
     @property
     def view(self) -> dict[str, Any]:
@@ -157,8 +156,7 @@ class KernelPanel:
         """Take it away from every front end."""
         if self._panel is not None:
             self._panel.close()
-        for widget in self._widgets:
-            widget.close()
+        close_all(self._root)
 
 
 def _job_of(subject: Subject) -> Job | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html import escape as html_escape
 from typing import Any
 
@@ -25,7 +25,7 @@ from autostop_lab.diagrams import (
     timeline_svg,
 )
 from autostop_lab.diagrams.text import clean, escape
-from autostop_lab.jupyter.panel.clicks import has_subshells, repair
+from autostop_lab.jupyter.panel.clicks import family, has_subshells, repair
 from autostop_lab.jupyter.panel.orders import ACTIONS, Orders, service_actions
 from autostop_lab.jupyter.panel.regions import Region
 from autostop_lab.jupyter.panel.sources import Source
@@ -103,7 +103,7 @@ class Panel:
             ]
         )
         self._root.add_class("autostop-panel")
-        self._repair()  # before anything of it can be seen
+        repair(family(self._root, *self._buttons.values()))  # before anything of it can be seen
         self.draw(force=True)
 
     def _button(self, action: str) -> Any:
@@ -113,20 +113,6 @@ class Panel:
         )
         button.on_click(lambda _: self._click(action))
         return button
-
-    def _repair(self) -> None:
-        repair(self._all_widgets())
-
-    def _all_widgets(self) -> Iterator[Any]:
-        todo: list[Any] = [self._root, *self._buttons.values()]
-        seen: set[int] = set()
-        while todo:
-            widget = todo.pop()
-            if id(widget) not in seen:
-                seen.add(id(widget))
-                todo += [*getattr(widget, "children", ()), *filter(None, (getattr(widget, "layout", None),))]
-                todo += filter(None, (getattr(widget, "style", None),))
-                yield widget
 
     @property
     def view(self) -> dict[str, Any]:
@@ -240,11 +226,8 @@ class Panel:
         self._chooser = kind(options=options, value=self._chosen or None, tooltip="The service to look at", **more)
         self._chooser.observe(lambda change: self._choose(change["new"]), "value")
         self._shown_buttons.pop("service", None)
-        self._repair_one(self._chooser)
+        repair(family(self._chooser))
         self._former_choosers += filter(None, [former])
-
-    def _repair_one(self, widget: Any) -> None:
-        repair((widget, widget.layout, widget.style))
 
     def _message(self, now_s: float) -> str:
         """Say what was ordered, and when clicks are not seen."""
@@ -291,12 +274,17 @@ class Panel:
                 chooser = [self._chooser] if self._names else []
                 self._service_row.children = [*chooser, *buttons]
                 while self._former_choosers:
-                    self._former_choosers.pop().close()
+                    close_all(self._former_choosers.pop())
 
     def close(self) -> None:
         """Take it away from every front end."""
-        for widget in list(self._all_widgets()):
-            widget.close()
+        close_all(self._root, *self._buttons.values(), *self._former_choosers)
+
+
+def close_all(*widgets: Any) -> None:
+    """Close widgets with all that belongs to them."""
+    for widget in list(family(*widgets)):
+        widget.close()
 
 
 def _wide(picture: str) -> str:

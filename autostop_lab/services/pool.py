@@ -20,6 +20,8 @@ from autostop_lab.services.wire import Body, Connection, LostError
 
 #: Connections that are kept open without a call, and those that there may be at once.
 IDLE_CONNECTIONS, MOST_CONNECTIONS = 8, 100
+#: How often who waits for an answer wakes up to see an interrupt, in seconds.
+TICK_S = 0.1
 #: How long the news may take that the process has ended, once a connection to it is lost, in seconds.
 NEWS_S = 5.0
 
@@ -74,6 +76,7 @@ class Pool:
             if self._is_closed:
                 raise LostError(was_sent=False)
             connection = self._connect()
+            connection.wake_up(TICK_S)
             self._all.add(connection)
             return connection
 

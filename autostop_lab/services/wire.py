@@ -111,11 +111,20 @@ class Connection:
         head, body = bytes(self._take(head_size)), bytes(self._take(body_size))
         return head, body, [self._take(size) for size in sizes]
 
+    def wake_up(self, tick_s: float) -> None:
+        """Wake up so often while something is received: only then Python acts on a signal that another thread took."""
+        tick = struct.pack("ll", int(tick_s), int(tick_s % 1 * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tick)
+
     def _read(self) -> bytes:
-        data = self._socket.recv(READ_BYTES)
-        if not data:
-            raise EOFError
-        return data
+        while True:
+            try:
+                data = self._socket.recv(READ_BYTES)
+            except BlockingIOError:
+                continue
+            if not data:
+                raise EOFError
+            return data
 
     def _take(self, size: int) -> Any:
         """Return the next `size` bytes, in memory of their own that may be written to."""
@@ -125,7 +134,10 @@ class Connection:
         self._rest = self._rest[at:]
         view = memoryview(taken)
         while at < size:
-            count = self._socket.recv_into(view[at:])
+            try:
+                count = self._socket.recv_into(view[at:])
+            except BlockingIOError:
+                continue
             if not count:
                 raise EOFError
             at += count

@@ -358,6 +358,44 @@ def test_an_interrupted_caller_leaves_the_others_in_order(worker: ServiceHandle)
     assert [worker.echo(number) for number in range(5)] == list(range(5))
 
 
+def test_an_interrupt_that_another_thread_took_is_seen_while_a_call_is_waited_for(hosted: MakeLife) -> None:
+    """The main thread alone acts on signals, and is not woken up by one that the system gave to another."""
+    life = hosted(Worker).start()
+    worker = life.handle
+
+    class StopError(Exception):
+        pass
+
+    def interrupt(*_: Any) -> None:
+        raise StopError
+
+    done = threading.Event()
+    other = threading.Thread(target=done.wait)
+    other.start()
+    before = signal.signal(signal.SIGALRM, interrupt)
+
+    def send() -> None:
+        time.sleep(0.2)
+        assert other.ident is not None
+        signal.pthread_kill(other.ident, signal.SIGALRM)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(StopError):
+            worker.sleep_and_return(LONG_S, "late")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        done.set()
+        sender.join()
+        other.join()
+
+    assert time.monotonic() - began < LONG_S / 2
+    os.kill(life.pid, signal.SIGKILL)  # it would stay in the call
+    life.exit()
+
+
 def test_a_call_that_died_with_its_service_is_repeated_once_where_the_policy_says_so(
     hosted: MakeLife, tmp_path: Path
 ) -> None:

@@ -191,6 +191,8 @@ class HostedService:
         self._checking: Future[Any] | None = None
         self._finder: Callable[[str], ServiceHandle] | None = None
         self._bound: dict[str, Callable[..., Any]] = {}
+        # By the whole head of a call that carries nothing along.
+        self._plain: dict[bytes, Callable[..., Any]] = {}
 
     def _find(self, name: str) -> ServiceHandle:
         if self._finder is None:
@@ -343,10 +345,15 @@ class HostedService:
 
     def _answer(self, head: bytes, body: bytes, buffers: list[Any]) -> tuple[bytes, bytes, list[memoryview]]:
         try:
+            plain = self._plain.get(head)
+            if plain is not None:
+                return self._do(plain, unpack(body, buffers), is_batch=False)
             method, is_batch, carried = pickle.loads(head)
             call = self._bound.get(method) or self._bind(method)
             work = unpack(body, buffers)
             if carried is None:
+                if not is_batch:
+                    self._plain[head] = call
                 return self._do(call, work, is_batch=is_batch)
             with within(carried):
                 if seconds_waited_for() <= 0:

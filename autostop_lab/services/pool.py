@@ -10,6 +10,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from autostop_lab.exceptions import ArgumentError, RemoteServiceError, ServiceUnavailableError
@@ -43,12 +44,17 @@ class Pool:
         Returns a new one, or raises `LostError`.
     limit : int
         How many there may be at once. A call that was made within others is not held up by it.
+
+    Attributes
+    ----------
+    idle : list of Connection
+        Those that are free; who is in a hurry takes the last one.
     """
 
     def __init__(self, connect: Callable[[], Connection], limit: int = MOST_CONNECTIONS) -> None:
         self._connect = connect
         self._limit = limit
-        self._idle: list[Connection] = []
+        self.idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._changed = threading.Condition()
         self._is_closed = False
@@ -56,10 +62,8 @@ class Pool:
 
     def take(self, *, timeout_s: float, is_nested: bool) -> Connection:
         """Return a connection that is free; raises `LostError`, or `TimeoutError` when none was in time."""
-        try:
-            return self._idle.pop()
-        except IndexError:
-            pass
+        with suppress(IndexError):
+            return self.idle.pop()
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while not self._is_closed and not is_nested and len(self._all) >= self._limit:
@@ -71,8 +75,8 @@ class Pool:
                     self._changed.wait(left_s)
                 finally:
                     self._waiting -= 1
-                if self._idle:
-                    return self._idle.pop()
+                if self.idle:
+                    return self.idle.pop()
             if self._is_closed:
                 raise LostError(was_sent=False)
             connection = self._connect()
@@ -82,10 +86,10 @@ class Pool:
 
     def give(self, connection: Connection) -> None:
         """Take back a connection whose answer was read."""
-        if self._is_closed or (len(self._idle) >= IDLE_CONNECTIONS and not self._waiting):
+        if self._is_closed or (len(self.idle) >= IDLE_CONNECTIONS and not self._waiting):
             self.drop(connection)
             return
-        self._idle.append(connection)
+        self.idle.append(connection)
         if self._waiting:
             with self._changed:
                 self._changed.notify()
@@ -109,8 +113,8 @@ class Pool:
         """Cut all, and close those that nobody uses."""
         self.cut()
         with self._changed:
-            while self._idle:
-                connection = self._idle.pop()
+            while self.idle:
+                connection = self.idle.pop()
                 self._all.discard(connection)
                 connection.close()
 
@@ -211,7 +215,10 @@ class HostedCall:
         connection = None
         is_whole = False
         try:
-            connection = self._take(is_nested=bool(what.calls))
+            try:
+                connection = self._pool.idle.pop()
+            except IndexError:
+                connection = self._take(is_nested=bool(what.calls))
             answer = connection.exchange(head, body, buffers)
             is_whole = True
         except LostError as lost:

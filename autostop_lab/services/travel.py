@@ -79,17 +79,17 @@ def pack(value: object) -> tuple[bytes, list[memoryview]]:
 
 
 def _names_module_by_value(data: bytes) -> bool:
-    module = sys.modules.get("cloudpickle")
-    return module is not None and any(name.encode() in data for name in module.list_registry_pickle_by_value())
+    # Not by list_registry_pickle_by_value(), which makes a copy for each call of a service.
+    details = sys.modules.get("cloudpickle.cloudpickle")
+    names = details._PICKLE_BY_VALUE_MODULES if details is not None else ()
+    return bool(names) and any(name.encode() in data for name in names)
 
 
-def unpack(data: bytes | bytearray | memoryview, buffers: Sequence[Any] = ()) -> Any:
+def unpack(data: bytes, buffers: Sequence[Any] = ()) -> Any:
     """Return the value of a pickle that `pack` made."""
-    if not isinstance(data, bytes):
-        data = bytes(data)
     if CLOUDPICKLE in data:
         return _Unpickler(io.BytesIO(data), buffers=buffers).load()
-    return pickle.loads(data, buffers=buffers)
+    return pickle.loads(data, buffers=buffers) if buffers else pickle.loads(data)
 
 
 def pack_result(service: str, value: object) -> tuple[bytes, list[memoryview]]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -277,13 +278,10 @@ class Asker(Service):
 
     def __init__(self, other: Any) -> None:
         self.other = other
-        self.has_begun = False
+        self.answer = ""
 
     def leaf(self) -> str:
         return "leaf"
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
 
     def ask(self, method: str, *args: Any) -> Any:
         return getattr(self.other, method)(*args)
@@ -300,17 +298,24 @@ class Asker(Service):
     def other_handle(self) -> Any:
         return self.other
 
-    def leave_asking(self, handle: Any, method: str, *args: Any) -> None:
-        """Begin a call that is under way when this one has ended."""
+    def wait_for(self, door: Path, inside: Path) -> str:
+        return Busy.wait_for(self, door, inside)  # type: ignore[arg-type]
+
+    def leave_asking(self, handle: Any, go: Path) -> None:
+        """Leave something running that asks once `go` is there, as part of this call or not."""
 
         def ask() -> None:
-            self.has_begun = True
-            getattr(handle, method)(*args)
+            while not go.exists():
+                time.sleep(0.005)
+            try:
+                self.answer = str(handle.leaf())
+            except Exception as error:
+                self.answer = str(error)
 
-        threading.Thread(target=ask, daemon=True).start()
+        threading.Thread(target=copy_context().run, args=(ask,), daemon=True).start()
 
-    def left_begun(self) -> bool:
-        return self.has_begun
+    def left(self) -> str:
+        return self.answer
 
     def look(self) -> dict[str, Any]:
         """Use all that a handle has."""

@@ -403,6 +403,7 @@ def test_a_call_that_died_with_its_service_is_repeated_once_where_the_policy_say
     future = life.handle.die_once.submit(tmp_path / "died")
     life.exit()
     life.slot.set_return(True, "it died")
+    eventually(lambda: life.slot.endpoint is None, "the call has not heard of it")
     life.settle()
     life.clean()
     life.start()

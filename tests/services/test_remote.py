@@ -93,15 +93,21 @@ def test_a_call_back_through_this_process_does_not_wait_for_itself(make: MakeLif
     assert first.handle.ask("back", first.handle) == "leaf"
 
 
-def test_a_call_that_has_ended_holds_no_turn_elsewhere(make: MakeLife) -> None:
+def test_a_call_that_has_ended_holds_no_turn_elsewhere(make: MakeLife, tmp_path: Path) -> None:
     """What a call has left running in another process has to wait for its turn, as everybody has."""
-    first = make(Asker, None, name="first", runtime="process", policy=ServicePolicy(call_timeout_s=0.1)).start()
+    go, door, inside = tmp_path / "go", tmp_path / "door", tmp_path / "inside"
+    policy = ServicePolicy(call_timeout_s=0.1, max_concurrent_calls=1)
+    first = make(Asker, None, name="first", runtime="process", policy=policy).start()
     second = make(Asker, None, name="second", runtime="process").start()
-    second.handle.leave_asking(first.handle, "sleep", 1.0)
-    eventually(lambda: second.handle.left_begun())
+    first.handle.ask_that(second.handle, "leave_asking", first.handle, go)
+    occupying = first.handle.wait_for.submit(door, inside)
+    eventually(inside.exists)
+    go.touch()
+    eventually(second.handle.left)
 
-    with pytest.raises(ServiceUnavailableError, match="had no turn"):
-        first.handle.leaf()
+    assert "had no turn" in second.handle.left()
+    door.touch()
+    occupying.result(LONG_S)
 
 
 # -- what else a handle has --------------------------------------------------------------------------------

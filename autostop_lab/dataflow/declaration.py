@@ -107,13 +107,12 @@ class Graph:
                 "one callable or pipelines. Submit that first, or use an environment of its own."
             )
         refuse_twice(node.operator, (one.operator for one in self.connected(node)))
-        for one in (*ancestors(node), node):
-            if one.serial < 0:
-                one.serial = self._count
-                self._count += 1
-            if one not in self._nodes:
-                self._nodes.append(one)
-        self._nodes.sort(key=lambda one: one.serial)
+        there = set(self._nodes)
+        back = [one for one in ancestors(node) if one not in there]
+        node.serial, self._count = self._count, self._count + 1
+        self._nodes += [*back, node]
+        if back:
+            self._nodes.sort(key=lambda one: one.serial)
         return node
 
     def forget(self, nodes: Iterable[Node]) -> None:
@@ -132,12 +131,16 @@ class Graph:
 
     def connected(self, node: Node) -> list[Node]:
         """Return the operators of its pipeline, without the node itself, in order of declaration."""
-        members, size = {node, *node.neighbours}, 0
-        while len(members) != size:
-            size = len(members)
-            for one in self._nodes:
-                if one in members or not members.isdisjoint(one.neighbours):
-                    members.update((one, *one.neighbours))
+        beside: dict[Node, list[Node]] = {}
+        for one in (*self._nodes, node):
+            for other in one.neighbours:
+                beside.setdefault(one, []).append(other)
+                beside.setdefault(other, []).append(one)
+        members, waiting = {node}, [node]
+        while waiting:
+            found = [one for one in beside.get(waiting.pop(), ()) if one not in members]
+            members.update(found)
+            waiting += found
         return sorted(members - {node}, key=lambda one: one.serial)
 
     def seal(self) -> None:

@@ -32,10 +32,12 @@ class Engine(Protocol):
         progress: Progress,
         services: Callable[[str], ServiceHandle],
     ) -> Any:
-        """Run pipelines one after another, or one callable, and return when that is over.
+        """Run pipelines, or one callable, and return when that is over.
 
-        Function objects are made, opened, used and closed once per run: all objects of a pipeline are open
-        before its first record, and closed in reverse order, also after a failure.
+        Pipelines run one after another, in order of declaration; those whose sources have no end run beside the
+        others. Function objects are made, opened, used and closed once per run and replica: all objects of a pipeline
+        are open before its first record, and those that share a loop are closed in reverse order, also after a
+        failure.
 
         Parameters
         ----------

@@ -73,7 +73,7 @@ class LocalEngine:
                 here = runs
             failure: BaseException | None = None
             for run in here:
-                if not control.stopping.is_set() and failure is None:
+                if not control.stopping.is_set() and not halt.is_ordered:
                     run.run()
                     failure = run.failure
             failure = crew.wait(failure, halt)

@@ -49,6 +49,23 @@ def test_its_output_appears_under_its_own_cell_while_others_run(kernel: Kernel) 
     assert other.pictures == []
 
 
+def test_output_of_replicas_in_threads_and_processes_appears_there_too(kernel: Kernel) -> None:
+    kernel.run("go_on = threading.Event()")
+    first = kernel.run(
+        "%%autostop_job feed --background\n"
+        "go_on.wait()\n"
+        "numbers = env.from_batch([1, 2])\n"
+        "numbers.map(lambda x: print('thread speaks', flush=True), parallelism=2).sink(lambda x: None)\n"
+        "numbers.map(lambda x: print('process speaks', flush=True), runtime='process').sink(lambda x: None)\n"
+    ).number
+    other = kernel.run("go_on.set()\nlast_job().wait()\nprint('another cell')")
+    kernel.wait_for_end_of_job(first)
+    printed = text_of(kernel.of(first))
+
+    assert (printed.count("thread speaks"), printed.count("process speaks")) == (2, 2)
+    assert other.printed() == "another cell\n"
+
+
 def test_the_names_are_there_until_it_is_over(kernel: Kernel) -> None:
     kernel.run("store = 'mine'")
     kernel.run(f"%%autostop_job feed --background --service store=Store\n{WAITS}")

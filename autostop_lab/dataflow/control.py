@@ -20,11 +20,14 @@ class Control:
         Set by `drain` and by `cancel`.
     threads : list of threading.Thread
         Where the run's code runs, besides the thread that called the engine.
+    pids : dict of str to int
+        Processes in which it runs, by what runs there.
     """
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
         self.threads: list[threading.Thread] = []
+        self.pids: dict[str, int] = {}
         self._is_cancelled = False
         self._gates: dict[object, list[int]] = {}
         self._listeners: list[Callable[[], None]] = []

@@ -149,6 +149,7 @@ class Hosts:
         self._loop: LoopThread | None = None
         self._supervisor: Supervisor | None = None
         self._names: list[str] = []
+        self._shown: list[str] = []
 
     def start(self, replicas: Sequence[Replica]) -> None:
         """Start the processes of those replicas that live in one.
@@ -180,6 +181,9 @@ class Hosts:
             raise first_cause(error)
         for replica, slot in zip(mine, slots, strict=True):
             replica.handle = ServiceHandle(slot)
+            if (pid := slot.vitals().pid) is not None:
+                self._run.control.pids[replica.name] = pid
+                self._shown.append(replica.name)
 
     def _slot(self, replica: ProcessReplica, number: int) -> ServiceSlot:
         parts = [(self._run.pipeline.label(one), one) for one in replica.part.operators]
@@ -212,6 +216,8 @@ class Hosts:
         """End all processes, and return when they are gone."""
         if self._loop is None or self._supervisor is None:
             return
+        for name in self._shown:
+            self._run.control.pids.pop(name, None)
         timeout_s = DISCARD_S if self._run.halt.is_ordered else None
         self._loop.run(self._supervisor.stop_all(reason="the pipeline has ended", timeout_s=timeout_s, is_final=True))
         self._loop = None

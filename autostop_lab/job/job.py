@@ -89,7 +89,7 @@ class Job:
         self.progress = progress
         self.bus = Bus()
         self._slots = dict(slots)
-        self._gauge = Gauge(self._slots)
+        self._gauge = Gauge(self._slots, pids=control.pids)
         self._machine = Machine(JOB_TABLE, name)
         self._orders: JobOrders | None = None
         self._reason = ""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
+from types import MappingProxyType
 from typing import Any
 
 from autostop_lab.dataflow.progress import OperatorProgress, Progress
@@ -63,7 +64,7 @@ class ProcessMetrics:
     Attributes
     ----------
     name : str
-        The service; ``"kernel"`` for this process, in which thread services and operators live.
+        The service, or the operator's replica; ``"kernel"`` for this process, in which those in threads live.
     pid : int
         The process, or the first one of the tree.
     processes : int
@@ -236,14 +237,19 @@ class Gauge:
         Its services.
     look : callable or None
         ``pids by name -> ProcessMetrics``; None for the one that psutil gives.
+    pids : mapping of str to int
+        Further processes, by name; it may change.
     """
 
     def __init__(
         self,
         slots: Mapping[str, ServiceSlot],
         look: Callable[[Mapping[str, int]], tuple[ProcessMetrics, ...]] | None = None,
+        *,
+        pids: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._slots = slots
+        self._pids = pids
         self._before = {name: counts_of(slot) for name, slot in slots.items()}
         self._look = look or ProcessLook()
         self._lock = threading.Lock()
@@ -270,7 +276,7 @@ class Gauge:
         """Return what process trees need, as of the last second."""
         with self._lock:
             if self._ended is None and time.monotonic() - self._looked_s >= LOOK_EVERY_S:
-                pids = {"kernel": os.getpid()}
+                pids = {"kernel": os.getpid(), **dict(self._pids)}
                 for name, slot in self._slots.items():
                     if (pid := slot.vitals().pid) is not None:
                         pids[name] = pid

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -223,6 +225,56 @@ def test_what_cannot_travel_is_refused_by_name(engine: Engine) -> None:
 def test_a_source_stays_here(engine: Engine) -> None:
     with pytest.raises(ConfigurationError, match=r"operator 'source' \(list\): runtime='process': a source is read"):
         from_batch(Graph(), [1], runtime="process")
+
+
+def test_its_processes_are_measured_while_it_runs() -> None:
+    env = LocalEnvironment("measured")
+    env.from_batch(range(10**9)).map(lambda x: x, runtime="process", parallelism=2, name="far").sink(lambda x: None)
+    job = env.submit(autostop=True, wait=False)
+    deadline = time.monotonic() + DEADLINE_S
+    names: list[str] = []
+    while len(names) < 3 and time.monotonic() < deadline:
+        names = [row.name for row in job.metrics().processes]
+        time.sleep(0.1)
+    job.stop()
+    job.result()
+    env.close()
+
+    assert names == ["kernel", "operator far, replica 1", "operator far, replica 2"]
+
+
+OWNER = """
+import os, sys, time
+from autostop_lab import LocalEnvironment
+
+def slowly(record):
+    with open(PATH, "a") as file:
+        file.write(f"{os.getpid()} ")
+    time.sleep(0.05)
+    return record
+
+PATH = sys.argv[1]
+env = LocalEnvironment("killed")
+env.from_batch(range(10**6)).map(slowly, runtime="process", parallelism=2).sink(lambda x: None)
+env.submit(autostop=True)
+"""
+
+
+def test_its_processes_end_with_a_killed_owner(tmp_path: Path) -> None:
+    path = tmp_path / "pids"
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(path)])
+    deadline = time.monotonic() + DEADLINE_S
+    pids: set[int] = set()
+    while len(pids) < 2 and time.monotonic() < deadline:
+        pids = set(map(int, path.read_text().split())) if path.exists() else set()
+        time.sleep(0.05)
+    owner.kill()
+    owner.wait()
+    while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    assert len(pids) == 2
+    assert not any(map(psutil.pid_exists, pids))
 
 
 class Store(Service):

@@ -23,7 +23,7 @@ from autostop_lab.services.logs import LogRing
 from autostop_lab.services.runtime import Exit
 from autostop_lab.services.sweep import Tree, sweeper
 from autostop_lab.services.switchboard import switchboard
-from autostop_lab.services.threads import call_in_thread, post
+from autostop_lab.services.threads import call_in_thread, carried, post
 from autostop_lab.services.travel import pack, unpack, unpack_error
 from autostop_lab.services.wire import Connection, LostError, connection_pair, send_socket
 
@@ -207,7 +207,7 @@ class HostProcess:
     # -- orders --------------------------------------------------------------------------------------------
 
     async def ask(self, work: Work) -> Any:
-        """Have `work` carried out and return its value; raises what it raised, or `HostGoneError`.
+        """Have `work` carried out and return its value; raises what it raised, as `carried`, or `HostGoneError`.
 
         Giving up the wait changes nothing there.
         """
@@ -223,7 +223,7 @@ class HostProcess:
         finally:
             self._asked.pop(number, None)
         if kind == "error":
-            raise await self._in_thread(lambda: unpack_error(body, self.name), "answer")
+            raise carried(await self._in_thread(lambda: unpack_error(body, self.name), "answer"))
         return await self._in_thread(lambda: unpack(body, buffers), "answer")
 
     def _send(self, work: Work, number: int) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from autostop_lab.exceptions import ConfigurationError
 from autostop_lab.services.command import MAIN_PORT, placeholders
 from autostop_lab.services.policies import check_seconds
-from autostop_lab.services.threads import HookError
+from autostop_lab.services.threads import cause_of
 
 if TYPE_CHECKING:
     from autostop_lab.services.program import Launched
@@ -274,7 +274,7 @@ class CallReady:
         try:
             answer = await launched.call(lambda: self.function(launched.command))
         except Exception as error:
-            cause = error.cause if isinstance(error, HookError) else error
+            cause = cause_of(error)
             raise NotReadyError(f"{name} raised {type(cause).__name__}: {cause}") from error
         if not answer:
             raise NotReadyError(f"{name} returned {answer!r}")

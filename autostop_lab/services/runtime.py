@@ -22,7 +22,7 @@ from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.logs import RingHandler
 from autostop_lab.services.service import ServiceContext, hook
 from autostop_lab.services.slot import Endpoint, HealthResult, ServiceSlot
-from autostop_lab.services.threads import HookError, HookThread, call_in_thread, text_of
+from autostop_lab.services.threads import HookThread, call_in_thread, cause_of, text_of
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Runtime(ABC):
         except UnhealthyError as found:
             error = str(found)
         except Exception as raised:
-            error = describe_error(raised.cause if isinstance(raised, HookError) else raised)
+            error = describe_error(cause_of(raised))
         return HealthResult(
             state=self.slot.state,
             is_healthy=error is None,

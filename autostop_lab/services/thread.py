@@ -20,7 +20,7 @@ from autostop_lab.services.objects import ObjectCalls, make_object
 from autostop_lab.services.runtime import Exit, LocalRuntime, details_of
 from autostop_lab.services.service import hook
 from autostop_lab.services.slot import EndpointClosedError, ServiceSlot
-from autostop_lab.services.threads import HookError, HookThread
+from autostop_lab.services.threads import HookThread, cause_of
 
 #: How long threads get to end that were asked and are late, in seconds.
 LAST_MOMENT_S = 0.1
@@ -110,7 +110,7 @@ class ThreadRuntime(LocalRuntime):
     def _note_run_end(self, running: asyncio.Future[Any]) -> None:
         if not running.cancelled():
             error = running.exception()
-            self.note_exit(Exit(error=error.cause if isinstance(error, HookError) else error))
+            self.note_exit(Exit(error=cause_of(error) if error is not None else None))
 
     async def stop(self) -> None:
         """Refuse new calls, let those inside finish within half of the grace period, call ``stop()``."""

@@ -45,6 +45,16 @@ class HookError(Exception):
         self.cause = cause
 
 
+def carried(error: BaseException) -> Exception:
+    """Return what carries an exception of user code through an event loop: itself, or a `HookError`."""
+    return error if isinstance(error, Exception) and not isinstance(error, StopIteration) else HookError(error)
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return what user code has raised, however it was carried."""
+    return error.cause if isinstance(error, HookError) else error
+
+
 class HookThread:
     """A daemon thread that calls functions one after another; a hung one holds nobody but itself.
 
@@ -88,12 +98,8 @@ class HookThread:
             error: Exception | None = None
             try:
                 result = function()
-            except StopIteration as raised:
-                error = HookError(raised)
-            except Exception as raised:
-                error = raised
             except BaseException as raised:
-                error = HookError(raised)
+                error = carried(raised)
             self._done += 1
             post(self._loop, future, result, error)
             del item, function, future, result, error

@@ -15,6 +15,7 @@ from autostop_lab.exceptions import ServiceStopError
 from autostop_lab.lifecycle import ServiceTrigger
 from autostop_lab.services.policies import Cron
 from autostop_lab.services.runtime import Runtime, describe_error
+from autostop_lab.services.threads import cause_of
 
 #: The wall clock may be set while one waits: so long at most until it is read again, in seconds.
 LONGEST_SLEEP_S = 30.0
@@ -145,7 +146,7 @@ class Schedule:
         if run.cancelled():
             goes_on = await self._fail(f"its run took longer than {self._rule.run_timeout_s:g} s")
         elif (error := run.exception()) is not None:
-            goes_on = await self._renew(error)
+            goes_on = await self._renew(cause_of(error))
         else:
             self._unit.move(ServiceTrigger.RUN_ENDED, next_at=self._next_tick())
             goes_on = True

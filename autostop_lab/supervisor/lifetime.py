@@ -14,7 +14,7 @@ from autostop_lab.services.logs import SHOWN_LOG_LINES
 from autostop_lab.services.runtime import Runtime, describe_error
 from autostop_lab.services.scarcity import way_out
 from autostop_lab.services.slot import ServiceSlot
-from autostop_lab.services.threads import HookError
+from autostop_lab.services.threads import cause_of
 from autostop_lab.supervisor.outcome import Life
 
 #: Longest polite stop or cleanup, in seconds, once somebody is in a hurry: a second interrupt, or the end of
@@ -142,7 +142,7 @@ class Lifetime:
                 await asyncio.wait({task}, timeout=timeout_s)
         if task.done():
             if (error := task.exception()) is not None:
-                self.record.errors.append((phase, error.cause if isinstance(error, HookError) else error))
+                self.record.errors.append((phase, cause_of(error)))
             return True
         task.cancel()
         await asyncio.wait({task})
@@ -159,7 +159,7 @@ class Lifetime:
     def _start_error(self, error: BaseException, phase: str) -> BaseException:
         if isinstance(error, ServiceStartError):
             return error
-        cause = error.cause if isinstance(error, HookError) else error
+        cause = cause_of(error)
         where = "its constructor" if phase == "construct" else f"{phase}()"
         advice = f" {sentence}." if (sentence := way_out(cause)) else ""
         text = f"service {self._slot.name!r} did not start: {where} raised {describe_error(cause)}.{advice}"

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from autostop_lab.origin import thread_name
@@ -52,18 +53,23 @@ class LoopThread:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.loop = asyncio.SelectorEventLoop()
+        self._is_over = False
         self.thread = threading.Thread(target=self._work, name=thread_name("supervisor"), daemon=True)
         self.thread.start()
 
     def _work(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        while not self._is_over:
+            # Whoever waits for a task that has raised one of these has it; the loop goes on for all others.
+            with suppress(SystemExit, KeyboardInterrupt):
+                self.loop.run_forever()
         # The process ends: what is still under way is told, so that it ends without a word.
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
         if tasks:
-            self.loop.run_until_complete(asyncio.wait(tasks, timeout=LAST_TASKS_S))
+            with suppress(SystemExit, KeyboardInterrupt):
+                self.loop.run_until_complete(asyncio.wait(tasks, timeout=LAST_TASKS_S))
         self.loop.close()
 
     def submit(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
@@ -84,8 +90,12 @@ class LoopThread:
     def close(self) -> None:
         """End the loop and its thread, at the end of the process."""
         if self.pid == os.getpid():
-            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.loop.call_soon_threadsafe(self._stop)
             self.thread.join(2 * LAST_TASKS_S)
+
+    def _stop(self) -> None:
+        self._is_over = True
+        self.loop.stop()
 
 
 _current: LoopThread | None = None

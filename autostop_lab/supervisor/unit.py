@@ -367,6 +367,8 @@ class Unit:
             look.cancel()
             error = f"no answer within {timeout_s:g} s"
             return HealthResult(state=self.state, is_healthy=False, latency_s=timeout_s, error=error)
+        if look.cancelled():  # by its own coroutine, or by a stop meanwhile
+            return HealthResult(state=self.state, is_healthy=False, error="its look was cancelled")
         if (failure := look.exception()) is not None:
             return HealthResult(state=self.state, is_healthy=False, error=describe_error(failure))
         return look.result()

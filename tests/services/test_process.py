@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from autostop_lab import ServiceManager
 from autostop_lab.exceptions import ServiceCrashedError, ServiceStartError, ServiceStopError
+from autostop_lab.lifecycle import ServiceState
 from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.services.service import Service
 from tests.services.hosted_services import Diary, Worker
@@ -113,6 +117,54 @@ def test_a_process_that_dies_on_its_way_says_how(hosted: MakeLife, tmp_path: Pat
     with pytest.raises(ServiceStartError, match="its process ended with exit code 3 before it was ready") as caught:
         life.start()
     assert caught.value.exit_code == 3
+
+
+ENDS = [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError(), futures.CancelledError()]
+
+
+@pytest.mark.parametrize("error", ENDS, ids=repr)
+@pytest.mark.parametrize("phase", ["init", "start"])
+def test_what_would_end_a_thread_or_a_task_fails_a_start_and_nothing_else(
+    tmp_path: Path, phase: str, error: BaseException
+) -> None:
+    where = {"init": "its constructor", "start": "start()"}[phase]
+    with ServiceManager() as manager:
+        handle = manager.add("it", Diary, tmp_path / "diary", runtime="process", **{phase: error})
+        with pytest.raises(ExceptionGroup) as caught:
+            manager.start_all()
+
+        assert f"{where} raised {type(error).__name__}" in str(caught.value.exceptions[0])
+        assert handle.state is ServiceState.CRASHED
+
+
+@pytest.mark.parametrize("error", ENDS[:4:3], ids=repr)
+@pytest.mark.parametrize("phase", ["stop", "cleanup"])
+def test_what_would_end_a_thread_or_a_task_is_an_error_of_the_end(
+    tmp_path: Path, phase: str, error: BaseException
+) -> None:
+    with ServiceManager() as manager:
+        manager.add("it", Diary, tmp_path / "diary", runtime="process", **{phase: error})
+        manager.start_all()
+        errors = manager.stop_all()["it"].errors
+
+    assert [(type(raised), raised.args) for _, raised in errors] == [(type(error), error.args)]
+
+
+def test_a_run_and_a_health_check_may_raise_anything() -> None:
+    class Rude(Service):
+        def run(self) -> None:
+            self.stopping.wait()
+            raise SystemExit(3)
+
+        def health_check(self) -> None:
+            raise SystemExit(4)
+
+    with ServiceManager() as manager:
+        handle = manager.add("it", Rude, runtime="process")
+        manager.start_all()
+
+        assert handle.health().error == "SystemExit: 4"
+        assert str(manager.stop_all()["it"].outcome) == "stopped"
 
 
 # -- the end -----------------------------------------------------------------------------------------------

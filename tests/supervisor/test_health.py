@@ -328,6 +328,20 @@ def test_a_system_exit_in_a_check_is_a_failed_check(manager: ServiceManager) -> 
     until(lambda: handle.state is S.UNHEALTHY)
 
 
+@pytest.mark.parametrize(("error", "said"), [(SystemExit(3), "SystemExit: 3"), (asyncio.CancelledError(), "cancelled")])
+def test_an_async_check_may_raise_anything(manager: ServiceManager, error: BaseException, said: str) -> None:
+    class Rude(Service):
+        async def health_check(self) -> None:
+            raise error
+
+    handle = manager.add("a", Rude)
+    manager.start_all()
+    result = handle.health()
+
+    assert not result.is_healthy
+    assert said in str(result.error)
+
+
 class AsyncChecked(Service):
     """Its check is a coroutine that hangs once it is told to."""
 

@@ -132,6 +132,14 @@ class Group:
             limits = "cgroup.max.descendants and cgroup.max.depth, here or further up, say how many"
             raise NoGroupError(f"no more control groups may be made below {self.path.parent}: {limits}") from None
 
+    def take_in(self, pid: int) -> None:
+        """Move a process into it, with what it starts from then on; raises `OSError`."""
+        descriptor = os.open(self.path / "cgroup.procs", os.O_WRONLY)
+        try:
+            os.write(descriptor, str(pid).encode())
+        finally:
+            os.close(descriptor)
+
     def pids(self) -> frozenset[int]:
         """Return the pids of its members, those of groups within it aside."""
         return frozenset(map(int, (self.path / "cgroup.procs").read_text().split()))

@@ -8,6 +8,7 @@ shim tells.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -17,12 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from autostop_lab.origin import thread_name
-from autostop_lab.reaper.processes import Process, open_pidfd, process, send_signal
+from autostop_lab.reaper.groups import Group
+from autostop_lab.reaper.processes import Process, is_alive, open_pidfd, process, send_signal
 from autostop_lab.reaper.session import Instance
 from autostop_lab.services.containment import Contained, ContainmentError, launch
 from autostop_lab.services.logs import LogRing
 from autostop_lab.services.runtime import Exit
 from autostop_lab.services.scarcity import way_out
+
+logger = logging.getLogger("autostop_lab.services")
 
 #: What is read of a program's output at once, in bytes.
 READ_BYTES = 1 << 16
@@ -36,7 +40,7 @@ class LaunchError(Exception):
 
 
 class Child:
-    """One launched program. Made in any thread; all but `launch` is called on one event loop.
+    """One launched program. Made in any thread; all but `launch` and `enter` is called on one event loop.
 
     Attributes
     ----------
@@ -133,6 +137,20 @@ class Child:
                 instance.close_marker(marker)
         os.set_blocking(reads, False)
         return cls(contained, leader, program, reads)
+
+    def enter(self, group: Group) -> None:
+        """Put it into a control group, right after its launch: for a program that starts nothing before it is told to.
+
+        The kernel takes some 15 ms for that, in which the program comes up. Where it cannot be, it stays as it is.
+        """
+        if not is_alive(self._program):
+            return
+        try:
+            group.take_in(self.pid)
+        except OSError as error:
+            logger.info("pid %d is not contained: it cannot enter %s (%s)", self.pid, group.path, error.strerror)
+        else:
+            self.control_group, self.containment = group, "cgroup"
 
     # -- on the event loop ---------------------------------------------------------------------------------
 

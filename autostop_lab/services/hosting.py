@@ -17,7 +17,8 @@ from typing import Any
 
 from autostop_lab.origin import Origin
 from autostop_lab.reaper.session import Instance
-from autostop_lab.services.child import Child, LaunchError
+from autostop_lab.services.child import Child, LaunchError, launch_problem
+from autostop_lab.services.containment import group_for
 from autostop_lab.services.host import Host
 from autostop_lab.services.logs import LogRing
 from autostop_lab.services.runtime import Exit
@@ -173,13 +174,21 @@ class HostProcess:
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
         root = str(Path(__file__).parents[2])
         argv = [sys.executable, *flags, "-c", PROGRAM, root, address, self._instance.id]
+        try:
+            group = group_for(self._instance)
+        except OSError as error:
+            raise LaunchError(launch_problem(error, sys.executable, cwd)) from error
         self._child = Child.launch(argv, instance=self._instance, environment=environment, cwd=cwd)
+        if group is not None:
+            self._child.enter(group)
 
     def _adopt(self) -> None:
         """Take up, on the event loop, a process that was launched in a thread."""
         child = self._child
         if child is not None and self._tree is None:
-            self._tree = tree = Tree(self._instance.id, child.leader, process_group=child.pid)
+            self._tree = tree = Tree(
+                self._instance.id, child.leader, process_group=child.pid, control_group=child.control_group
+            )
 
             def note_exit(end: Exit) -> None:
                 tree.is_pinned = child.is_pinned

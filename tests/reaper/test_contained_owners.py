@@ -30,6 +30,19 @@ say(pid=handle.health().details["pid"])
 """
 
 
+PROCESS = """
+class Leaver(Service):
+    def leave(self, argv):
+        subprocess.check_call(argv)
+
+env = LocalEnvironment("owner")
+handle = env.register_service("it", Leaver, runtime="process", policy=ServicePolicy(stop_timeout_s=0.5))
+env.start()
+handle.leave({argv!r})
+say(pid=handle.health().details["pid"])
+"""
+
+
 @pytest.fixture(params=["subreaper", "cgroup"])
 def kind(request: pytest.FixtureRequest) -> str:
     if problem := problem_with(request.param):
@@ -63,6 +76,18 @@ def test_nothing_gets_away_when_the_owner_is_killed(own: Own, daemon_file: Path,
     eventually(lambda: not any(map(is_running, pids)))
     (end,) = owner.cleaned().services
     assert end.outcome == ("killed" if deaf else "stopped")
+    assert owner.cleaned().problems == ()
+
+
+def test_a_daemon_of_a_process_does_not_get_away(own: Own, daemon_file: Path) -> None:
+    if problem := problem_with("cgroup"):
+        pytest.skip(problem)
+    owner = own(PROCESS.format(argv=escape(daemon_file, deaf=True, then="pass")))
+    pids = {pid_in(daemon_file), owner.said["pid"]}
+    assert all(map(is_running, pids))
+    owner.kill()
+
+    eventually(lambda: not any(map(is_running, pids)))
     assert owner.cleaned().problems == ()
 
 

@@ -26,6 +26,7 @@ from autostop_lab.services.command import Command
 from autostop_lab.services.containment import best_containment, problem_with
 from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.services.probes import LogReady, TcpReady
+from tests.services.hosted_services import Worker
 from tests.services.lives import LONG_S, Life, eventually, is_running, pid_in, python
 
 MakeLife = Callable[..., Life]
@@ -525,6 +526,62 @@ def test_each_start_of_a_life_uses_the_same_group(make: MakeLife, cgroup: str) -
         life.clean()
 
     assert instances[0].id != instances[1].id
+
+
+# -- services in processes of their own --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+@pytest.mark.parametrize("end", ["stop", "kill", "crash"])
+def test_a_daemon_that_a_process_has_left_ends_with_it(
+    make: MakeLife, cgroup: str, tmp_path: Path, end: str, deaf: bool
+) -> None:
+    life = make(Worker, runtime="process", policy=SHORT).start()
+    group = life.runtime.host._child.control_group.path
+    life.handle.apply(subprocess.check_call, escape(tmp_path / "pid", deaf=deaf, then="pass"))
+    pid = pid_in(tmp_path / "pid")
+    assert not psutil.Process(pid).environ()
+    assert life.runtime.contain == cgroup
+    if end == "crash":
+        os.kill(life.pid, signal.SIGKILL)
+        life.exit()
+        assert life.settle()
+    else:
+        assert (life.stop if end == "stop" else life.kill)()
+    life.clean()
+
+    assert not is_running(pid)
+    assert not group.exists()
+
+
+@pytest.mark.parametrize("step", ["make", "take_in"])
+def test_a_process_that_can_have_no_group_does_without(
+    make: MakeLife, cgroup: str, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Group, step, fail)
+    life = make(Worker, runtime="process").start()
+
+    assert life.runtime.contain == "signs"
+    assert life.handle.pid() == life.pid
+    assert life.stop()
+
+
+def test_a_process_whose_group_cannot_be_made_just_now_is_not_launched(
+    make: MakeLife, cgroup: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Group, "make", fail)
+
+    with pytest.raises(ServiceStartError, match=r"could not be launched \(.*Too many open files\).*ulimit -n"):
+        make(Worker, runtime="process").start()
+
+
+# -- what is chosen ----------------------------------------------------------------------------------------
 
 
 def test_by_itself_the_best_is_chosen(make: MakeLife) -> None:

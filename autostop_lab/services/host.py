@@ -28,6 +28,8 @@ from autostop_lab.services.wire import Connection, receive_socket
 TERM_PATIENCE_S = 3.0
 #: How long the interpreter may take to end when nobody watches it, in seconds.
 EXIT_S = 1.0
+#: Memory that a host needs beyond that of its start, in MiB: the system counts the stacks of its threads in full.
+OWN_MB = 64
 
 
 class Resident(Protocol):
@@ -125,7 +127,10 @@ class Host:
                 if not message[0]:
                     signal.signal(signal.SIGTERM, signal.SIG_DFL)
                     return
-                self.start_thread(partial(self._carry_out, *message), name=f"work for {self.name}")
+                try:
+                    self.start_thread(partial(self._carry_out, *message), name=f"work for {self.name}")
+                except (RuntimeError, MemoryError):  # no thread is left: this one can do it, and most works are short
+                    self._carry_out(*message)
         if self.resident is not None:
             self.resident.end()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -148,7 +153,10 @@ class Host:
             return True  # whoever connected sees the end of its connection
         if end is not None:
             connection = Connection(end)
-            self.start_thread(lambda: self._serve(connection), name=f"calls of {self.name}")
+            try:
+                self.start_thread(lambda: self._serve(connection), name=f"calls of {self.name}")
+            except (RuntimeError, MemoryError):  # no thread is left: whoever connected sees the end
+                connection.close()
         return end is not None
 
     def _serve(self, connection: Connection) -> None:
@@ -169,12 +177,12 @@ class Host:
 
 
 def limit_memory(limit_mb: float) -> None:
-    """Let this process, and each that it starts, have so much memory beyond what it has now, in MiB."""
+    """Let this process, and each that it starts, have so much memory beyond what a host needs itself, in MiB."""
     import resource
 
     with open("/proc/self/statm", encoding="ascii") as file:
         taken = int(file.read().split()[5]) * resource.getpagesize()
-    limit = taken + int(limit_mb * 2**20)
+    limit = taken + int((limit_mb + OWN_MB) * 2**20)
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     if most != resource.RLIM_INFINITY:
         limit = min(limit, most)

@@ -458,7 +458,7 @@ def test_memory_beyond_the_limit_is_refused_in_the_service(hosted: MakeLife) -> 
 
     assert handle.take(10) == 10 << 20
     with pytest.raises(MemoryError):
-        handle.take(300)
+        handle.take(400)
     assert handle.take(10) == 10 << 20
 
 

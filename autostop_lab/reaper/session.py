@@ -34,6 +34,9 @@ class Keeper(Protocol):
     def begin(self) -> None:
         """Start the reaper if there is none, and do not wait for it."""
 
+    def ensure(self) -> None:
+        """Start the reaper if there is none, and return when it guards the session."""
+
     def register(self, lease: Lease, output_fd: int | None = None) -> None:
         """Register a lease, and return when the reaper has it."""
 

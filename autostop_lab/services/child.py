@@ -105,7 +105,11 @@ class Child:
         ------
         LaunchError
             It could not be launched, and nothing of it is left.
+        GuardError
+            There is no reaper, so it was not launched.
         """
+        if (guard := instance.session.guard) is not None:
+            guard.ensure()  # if this process dies right after the launch, nobody else would know of the program
         try:
             reads, writes = os.pipe()
         except OSError as error:

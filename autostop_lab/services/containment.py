@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -287,17 +286,13 @@ def _try_subreaper() -> None:
 
 
 def _try_cgroup() -> None:
-    environment = _environment(f"probe-{secrets.token_hex(5)}")
-    group = Group.below_own(environment[SESSION_VARIABLE])
+    # The group of an instance, since a reaper removes that too, should this process be killed on the way.
+    instance = current_session().new_instance("probe")
     try:
-        group.make()
-    except OSError as error:
-        if is_scarcity(error):
-            raise
-        raise NoGroupError(f"no control group can be made below {own_group()} ({error.strerror})") from error
-    try:
+        group = _probe_group(instance)
         # It reads from us, so that it ends with this process, too, in whatever moment that dies.
-        caught = _by_shim(["cat"], group=group, environment=environment, **{**_SILENT, "stdin": subprocess.PIPE})
+        silent = {**_SILENT, "stdin": subprocess.PIPE}
+        caught = _by_shim(["cat"], group=group, environment=_environment(instance.id), **silent)
         try:
             is_in = caught.pid in group.pids()
             if group.kill():
@@ -309,7 +304,17 @@ def _try_cgroup() -> None:
         if not is_in:
             raise ContainmentError("a process that was put into a control group was not in it")
     finally:
-        group.remove()
+        instance.remove()
+
+
+def _probe_group(instance: Instance) -> Group:
+    try:
+        return instance.make_group()
+    except OSError as error:
+        if is_scarcity(error):
+            raise
+        why = error.strerror or error
+        raise NoGroupError(f"no control group can be made below {own_group()} ({why})") from error
 
 
 _SILENT: Mapping[str, Any] = {

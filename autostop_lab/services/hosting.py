@@ -134,6 +134,8 @@ class HostProcess:
         ------
         LaunchError
             It could not be launched.
+        GuardError
+            There is no reaper, so it was not launched.
         HostGoneError
             It ended on its way.
         """

@@ -73,8 +73,8 @@ class ProcessRuntime(Runtime):
         options, environment = spec.options, self._environment()
         self.slot.ring.hide(spec.secret_texts(environment))
         cwd = fspath(options["cwd"]) if options.get("cwd") is not None else None
-        with suppress(GuardError):  # the registration says it
-            self.guard.begin()  # it takes a while, as the host does
+        with suppress(GuardError):  # the launch says it
+            self.guard.begin()  # it takes a while, and only the launch has to wait for it
         try:
             await self.host.launch(
                 environment=environment,

@@ -133,8 +133,8 @@ class ProgramRuntime(LocalRuntime):
 
     async def launch(self) -> None:
         """Launch the program, unless a schedule does that, and return when its probe is answered."""
-        with suppress(GuardError):  # the registration says it
-            self.guard.begin()  # it takes a while, and nothing is gained by waiting for it now
+        with suppress(GuardError):  # the launch says it
+            self.guard.begin()  # it takes a while, and only the launch has to wait for it
         await self._in_launcher(self._construct)
         if self.slot.spec.policy.cron is None:
             await self._bring_up()
@@ -248,6 +248,8 @@ class ProgramRuntime(LocalRuntime):
             )
         except LaunchError as error:
             raise self._start_error(str(error)) from error.__cause__
+        except GuardError as error:
+            raise self._unguarded(error) from error
         self._register(self._child)
 
     def _register(self, child: Child) -> None:
@@ -271,7 +273,10 @@ class ProgramRuntime(LocalRuntime):
         try:
             self.guard.register(lease, child.output)
         except GuardError as error:
-            raise self._start_error(f"nobody would end it if this process died: {error}") from error
+            raise self._unguarded(error) from error
+
+    def _unguarded(self, error: GuardError) -> ServiceStartError:
+        return self._start_error(f"nobody would end it if this process died: {error}")
 
     def _adopt_child(self) -> None:
         """Take up, on the event loop, a program that was launched in a thread."""

@@ -17,7 +17,7 @@ from tests.chaos.owners import Owner, close
 from tests.chaos.world import numbers_in, running
 
 #: Phases in which an owner of a fleet is killed.
-PHASES = ("idle", "job", "start", "stop", "restart")
+PHASES = ("idle", "job", "first launch", "start", "stop", "restart")
 PATIENCE_S = 30.0
 
 
@@ -27,6 +27,8 @@ def come_to(owner: Owner, phase: str, count: int) -> None:
         owner.said("there")
     elif phase == "job":
         owner.said("working")
+    elif phase == "first launch":
+        numbers_in(owner.folder / "pids")  # nothing of it was there before, no reaper either
     else:
         numbers_in(owner.folder / "pids", count // 2 if phase == "start" else count + 6)
 

@@ -352,6 +352,11 @@ def fleet(
     """
     env = LocalEnvironment("fleet", policy=ServicePolicy(stop_timeout_s=grace_s, start_timeout_s=100))
     pids = folder / "pids"
+    if phase == "first launch":
+        for number in range(count):
+            env.register_service(f"program{number}", Command, programs.polite(pids))
+        env.start()
+        time.sleep(1000)
     writer = env.register_service("writer", Writer)
     env.register_service("speaker", Speaker, "speaker")
     env.register_service("hosted", Hosted, pids, runtime="process")
@@ -467,7 +472,7 @@ def start_many(env: LocalEnvironment) -> None:
 
 def no_reaper(folder: Path, how: str) -> None:
     """A machine on which no reaper can be started, until it can."""
-    usual = sys.executable
+    usual, pids = sys.executable, folder / "pids"
     program = folder / "program"
     if how != "missing":
         program.write_text("#!/bin/sh\n" + ("exec sleep 1000\n" if how == "hangs" else ""))
@@ -480,7 +485,7 @@ def no_reaper(folder: Path, how: str) -> None:
     env.register_service(
         "program",
         Command,
-        programs.polite(folder / "pids"),
+        programs.polite(pids),
         ready=LogReady("up"),
         policy=ServicePolicy(depends_on=("speaker",), start_timeout_s=60),
         contain="signs",
@@ -490,7 +495,8 @@ def no_reaper(folder: Path, how: str) -> None:
     except ServiceStartError as error:
         assert env.last_job is not None
         told = {"type": type(error).__name__, "service": error.service, "phase": error.phase, "error": str(error)}
-        say("refused", **told, outcomes=outcomes(env.last_job.report))
+        launched = pids.read_text() if pids.exists() else ""
+        say("refused", **told, launched=launched, outcomes=outcomes(env.last_job.report))
     plain = LocalEnvironment("plain")
     plain.register_service("speaker", Service)
     plain.run(lambda: "done")

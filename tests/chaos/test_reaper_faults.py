@@ -169,6 +169,7 @@ def test_a_program_is_not_launched_where_no_reaper_can_be_started(owner: MakeOwn
 
     assert (refused["type"], refused["service"], refused["phase"]) == ("ServiceStartError", "program", "launch")
     assert "reaper" in refused["error"]
+    assert refused["launched"] == ""
     assert refused["outcomes"]["program"] in ("failed", "killed")
     assert refused["outcomes"]["speaker"] == "stopped"
     # What needs no reaper goes on as ever.

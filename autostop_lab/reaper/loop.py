@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import resource
-import select
 import selectors
 import signal
 import socket
@@ -38,14 +37,16 @@ from autostop_lab.reaper.lease import (
     owner_from_json,
     session_problem,
 )
-from autostop_lab.reaper.processes import Process, boot_id, is_alive, open_pidfd, process
+from autostop_lab.reaper.outputs import READ_BYTES, Outputs
+from autostop_lab.reaper.processes import boot_id, process
 from autostop_lab.reaper.protocol import Lines, RefusedError, Request, ack, decode_request, encode, nak
 from autostop_lab.reaper.sweep import sweep
 from autostop_lab.reaper.timings import Timings
+from autostop_lab.reaper.watch import Watch
 
 DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
-#: What is read at once, in bytes, and how many descriptors may come along.
-READ_BYTES, READ_DESCRIPTORS = 1 << 16, 64
+#: How many descriptors may come along with what is read at once.
+READ_DESCRIPTORS = 64
 #: Requests are answered at the latest when so many bytes of them were read.
 BATCH_BYTES = 1 << 20
 
@@ -75,68 +76,6 @@ def _allow_descriptors() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-class Watch:
-    """Tells of the end of a process, by whatever the system has for that."""
-
-    def __init__(self, known: Process) -> None:
-        self._known = known
-        self.descriptor: int | None = None
-        self._queue: Any = None
-        try:
-            self.descriptor = open_pidfd(known.pid)
-            if self.descriptor is None and sys.platform == "darwin":
-                self._queue = select.kqueue()
-                note = select.kevent(known.pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
-                self._queue.control([note], 0)
-                self.descriptor = self._queue.fileno()
-        except OSError:  # it is gone already: a look tells
-            pass
-
-    def has_ended(self) -> bool:
-        """Return whether it has ended."""
-        return not is_alive(self._known)
-
-
-class Outputs:
-    """Read ends of programs' outputs; they are drained when nobody else does that any more."""
-
-    def __init__(self) -> None:
-        self._of: dict[str, int] = {}
-
-    def keep(self, instance_id: str, descriptor: int | None) -> None:
-        """Hold the output of an instance, in place of the one before."""
-        self.drop(instance_id)
-        if descriptor is not None:
-            self._of[instance_id] = descriptor
-
-    def drop(self, instance_id: str) -> None:
-        """Let go of the output of an instance, if there is one."""
-        if (descriptor := self._of.pop(instance_id, None)) is not None:
-            os.close(descriptor)
-
-    def drain(self, seconds: float) -> None:
-        """Read and forget what programs say, for so long."""
-        deadline = time.monotonic() + seconds
-        poll = select.poll()
-        by_descriptor = {descriptor: instance_id for instance_id, descriptor in self._of.items()}
-        for descriptor in by_descriptor:
-            poll.register(descriptor, select.POLLIN)
-        while True:
-            left_s = deadline - time.monotonic()
-            for descriptor, _ in poll.poll(max(left_s, 0.0) * 1000):
-                try:
-                    is_over = not os.read(descriptor, READ_BYTES)
-                except BlockingIOError:
-                    is_over = False
-                except OSError:
-                    is_over = True
-                if is_over:
-                    poll.unregister(descriptor)
-                    self.drop(by_descriptor[descriptor])
-            if left_s <= 0:
-                return
 
 
 class Reaper:

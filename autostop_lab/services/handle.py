@@ -18,19 +18,12 @@ from autostop_lab.exceptions import ServiceCallTimeoutError, ServiceCrashedError
 from autostop_lab.lifecycle import ServiceState
 from autostop_lab.origin import CALL_PURPOSE, thread_name
 from autostop_lab.services.context import Waiting
+from autostop_lab.services.lives import map_over_lives, over_lives
 from autostop_lab.services.logs import LogLine
 from autostop_lab.services.meters import TIMED_CALLS, UNTIMED
 from autostop_lab.services.remote import Reference, RemoteSlot
 from autostop_lab.services.serving import reference_to
-from autostop_lab.services.slot import (
-    EndpointClosedError,
-    HealthResult,
-    ServiceSlot,
-    Slot,
-    map_over_lives,
-    over_lives,
-    slot_of,
-)
+from autostop_lab.services.slot import EndpointClosedError, HealthResult, ServiceSlot, Slot, slot_of
 
 #: What a handle has by itself; a service's public methods may not have these names.
 HANDLE_NAMES = ("name", "state", "host", "port", "ports", "start", "stop", "restart", "kill", "health", "logs", "call")

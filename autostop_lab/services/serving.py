@@ -14,9 +14,10 @@ from weakref import WeakKeyDictionary
 from autostop_lab.exceptions import ServiceError
 from autostop_lab.services.command import CommandEndpoint
 from autostop_lab.services.context import Carried, within
+from autostop_lab.services.lives import map_over_lives, over_lives
 from autostop_lab.services.pool import HostedCall
 from autostop_lab.services.remote import HANDLES, CommandLife, Description, Reference, RemoteSlot, Request
-from autostop_lab.services.slot import ServiceSlot, Slot, map_over_lives, over_lives, slot_of
+from autostop_lab.services.slot import ServiceSlot, Slot, slot_of
 from autostop_lab.services.switchboard import ANSWERS, finders, inherited_address
 from autostop_lab.services.travel import pack, pack_error, pack_result, unpack
 from autostop_lab.services.wire import Connection

@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,10 +22,13 @@ from autostop_lab.reaper.folders import make_private_under
 from autostop_lab.reaper.guard import GuardError, current_guard
 from autostop_lab.reaper.lease import Lease
 from autostop_lab.reaper.session import Session, current_session
+from autostop_lab.services.scarcity import is_scarcity
 from autostop_lab.services.wire import Connection
 
 #: The longest path of a Unix socket on any system, in bytes.
 LONGEST_PATH_BYTES = 103
+#: Pause after a connection that could not be taken for want of a descriptor, in seconds: it goes on knocking.
+SCARCE_PAUSE_S = 0.05
 
 
 def peer_uid(end: socket.socket) -> int:
@@ -167,7 +171,9 @@ class Switchboard:
                     return
                 try:
                     end, _ = listener.accept()
-                except OSError:  # it has gone again, or no descriptor is left
+                except OSError as error:  # it has gone again, or no descriptor is left
+                    if is_scarcity(error):
+                        time.sleep(SCARCE_PAUSE_S)
                     continue
                 self._receive(end)
 

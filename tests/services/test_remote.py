@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -280,3 +284,32 @@ def test_a_handle_of_a_worker_is_shared_by_many_callers(make: MakeLife) -> None:
     futures = [asker.handle.ask.submit("echo", number) for number in range(40)]
 
     assert [future.result(LONG_S) for future in futures] == list(range(40))
+
+
+@pytest.mark.slow
+def test_who_knocks_while_there_is_no_descriptor_is_let_in_later_and_takes_no_processor(
+    make: MakeLife, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autostop_lab.services.switchboard import switchboard
+
+    counter = make(Counter, name="counter").start()
+    pickle.dumps(counter.handle)
+    tries: list[float] = []
+    accept, has_descriptors = socket.socket.accept, threading.Event()
+
+    def accept_if_possible(listener: socket.socket) -> Any:
+        if listener.family != socket.AF_UNIX or has_descriptors.is_set():
+            return accept(listener)
+        tries.append(time.monotonic())
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket.socket, "accept", accept_if_possible)
+    with socket.socket(socket.AF_UNIX) as end:
+        end.settimeout(LONG_S)
+        end.connect(switchboard().address)
+        eventually(lambda: tries)
+        eventually(lambda: time.monotonic() - tries[0] > 1)
+        assert len(tries) < 50
+        has_descriptors.set()
+        end.shutdown(socket.SHUT_WR)
+        assert end.recv(1) == b""

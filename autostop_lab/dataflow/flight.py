@@ -64,8 +64,8 @@ class Span:
 class Flight:
     """What is on its way in one pipeline, from source to sink.
 
-    A span of a source's records is through when all batches that came of it are; the pipeline is quiet when all
-    spans are through and no source gives further ones.
+    A span of a source's records is through when all batches that came of it are; the pipeline is quiet when no batch
+    moves and no source gives further ones.
 
     Parameters
     ----------
@@ -78,18 +78,20 @@ class Flight:
     def __init__(self, sources: int, on_quiet: Callable[[], None]) -> None:
         self._lock = threading.Lock()
         self._sources = sources
-        self._open = 0
+        self._moving = 0
+        self._was_quiet = False
         self._on_quiet = on_quiet
 
     def begin(self, completion: Completion, start: int) -> Span:
         """Return a new span, on its way once."""
         with self._lock:
-            self._open += 1
+            self._moving += 1
             return completion.begin(start)
 
     def fork(self, span: Span) -> None:
         """Note one more batch that came of a span."""
         with self._lock:
+            self._moving += 1
             span.open_count += 1
 
     def release(self, span: Span, stop: int | None = None) -> None:
@@ -97,21 +99,45 @@ class Flight:
         with self._lock:
             if stop is not None:
                 span.stop = stop
-            span.open_count -= 1
-            if span.open_count:
-                return
-            self._open -= 1
-            span.completion.advance()
-            is_quiet = not self._open and not self._sources
-        if span.completion.on_complete is not None:
-            span.completion.on_complete(span.start, span.stop)
-        if is_quiet:
-            self._on_quiet()
+            self._moving -= 1
+            is_quiet = self._is_quiet()
+            is_through = self._close(span)
+        self._tell(span if is_through else None, is_quiet=is_quiet)
+
+    def hold(self, span: Span) -> None:
+        """Note that a batch has come to rest, and is not through: a join keeps it for what is to come."""
+        with self._lock:
+            self._moving -= 1
+            is_quiet = self._is_quiet()
+        self._tell(None, is_quiet=is_quiet)
+
+    def release_held(self, span: Span) -> None:
+        """Note that a batch which came to rest is through."""
+        with self._lock:
+            is_through = self._close(span)
+        self._tell(span if is_through else None, is_quiet=False)
 
     def end_source(self) -> None:
         """Note that a source gives nothing further."""
         with self._lock:
             self._sources -= 1
-            is_quiet = not self._open and not self._sources
-        if is_quiet:
+            is_quiet = self._is_quiet()
+        self._tell(None, is_quiet=is_quiet)
+
+    def _is_quiet(self) -> bool:
+        return not self._moving and not self._sources
+
+    @staticmethod
+    def _close(span: Span) -> bool:
+        span.open_count -= 1
+        if not span.open_count:
+            span.completion.advance()
+        return not span.open_count
+
+    def _tell(self, through: Span | None, *, is_quiet: bool) -> None:
+        """Tell who waits, without the lock."""
+        if through is not None and through.completion.on_complete is not None:
+            through.completion.on_complete(through.start, through.stop)
+        if is_quiet and not self._was_quiet:
+            self._was_quiet = True
             self._on_quiet()

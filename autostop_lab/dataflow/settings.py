@@ -14,6 +14,8 @@ from autostop_lab.exceptions import ConfigurationError, PipelineError
 RUNTIMES = ("thread", "process")
 #: The keywords of every operator that are ours; all others go to the constructor of the user's class.
 OURS = ("name", "parallelism", "ordered", "on_error", "runtime")
+#: Those of some operators.
+OURS_OF_SOME = ("strategy", "how", "window_records", "window_s", "prefix", "separator")
 #: More replicas than this are hardly meant.
 MOST_REPLICAS = 1024
 
@@ -183,7 +185,7 @@ def settings_of(
 def near_ours(keywords: Mapping[str, Any]) -> str:
     """Return a question for keywords that look like one of ours, or ""."""
     for key in keywords:
-        near = get_close_matches(key, OURS, 1)
+        near = get_close_matches(key, (*OURS, *OURS_OF_SOME), 1)
         if near:
             return f" Did you mean {near[0]}= in place of {key}=?"
     return ""

@@ -294,6 +294,7 @@ class Replica:
             if piece.tag == 1:
                 self._process(programs[1], piece)
                 seconds.append(piece.span)
+                run.flight.hold(piece.span)
             else:
                 firsts.append(piece)
         for held in firsts:
@@ -303,7 +304,7 @@ class Replica:
             self._process(programs[0], piece)
             run.flight.release(piece.span)
         for span in seconds:
-            run.flight.release(span)
+            run.flight.release_held(span)
 
     def _process(self, program: Program, piece: Piece) -> None:
         run = self._run

@@ -52,3 +52,18 @@ def test_it_is_quiet_only_when_all_sources_have_ended() -> None:
     flight.end_source()
 
     assert quiet == ["quiet"]
+
+
+def test_what_a_join_keeps_does_not_move_and_is_not_through() -> None:
+    quiet: list[str] = []
+    flight, completion = Flight(1, lambda: quiet.append("quiet")), Completion()
+    span = flight.begin(completion, 0)
+    flight.fork(span)
+    flight.release(span, 5)
+    flight.end_source()
+    assert quiet == []
+    flight.hold(span)
+    assert (quiet, completion.completed) == (["quiet"], 0)
+    flight.release_held(span)
+
+    assert (quiet, completion.completed) == (["quiet"], 5)

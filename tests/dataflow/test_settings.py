@@ -65,6 +65,7 @@ def test_the_last_resort_is_what_comes_after_the_attempts() -> None:
 
 def test_a_keyword_that_is_nearly_ours_is_asked_about() -> None:
     assert near_ours({"paralelism": 2}) == " Did you mean parallelism= in place of paralelism=?"
+    assert near_ours({"windows_s": 2}) == " Did you mean window_s= in place of windows_s=?"
     assert near_ours({"dim": 2}) == ""
 
 

@@ -20,6 +20,7 @@ from autostop_lab.dataflow import (
     JoinFunction,
     Retry,
     from_batch,
+    from_future,
 )
 from autostop_lab.engines import BatchSizes, LocalEngine
 from tests.engines.runs import Run, ended
@@ -40,6 +41,7 @@ class Stream:
     is_ordered: bool = True
     is_ordered_by_key: bool = True
     is_keyed: bool = False
+    comes_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class Move:
 
 moves = st.builds(
     Move,
-    kind=st.sampled_from(["map", "filter", "flatmap", "keyed map", "union", "comap", "join", "left join", "own join"]),
+    kind=st.sampled_from(
+        ["map", "filter", "flatmap", "keyed map", "union", "comap", "join", "left join", "own join", "loop"]
+    ),
     first=st.integers(0, 20),
     second=st.integers(0, 20),
     variant=st.integers(0, 3),
@@ -118,6 +122,14 @@ def joined(one: int, other: int | None) -> int:
     return (one + (7 if other is None else other)) % 97
 
 
+def half(record: int) -> int:
+    return record // 2
+
+
+def is_large(record: int) -> bool:
+    return record > 5
+
+
 def key_of(record: int) -> int:
     return record % KEYS
 
@@ -150,12 +162,37 @@ class Builder:
         }
         return {"parallelism": move.parallelism, "ordered": move.ordered, "on_error": policies[move.trouble]}
 
-    def add(self, move: Move) -> None:
+    def add(self, move: Move) -> bool:
+        """Add an operator; return False where it would be too much, or would wait for itself."""
         first = self.streams[move.first % len(self.streams)]
         second = self.streams[move.second % len(self.streams)]
         if len(first.records) * len(second.records) > 4000 or len(self.streams) > 12:
-            return
+            return False
+        if second.comes_back and move.kind in ("join", "left join"):
+            return False
+        self.add_anyway(move)
+        return True
+
+    def add_anyway(self, move: Move) -> None:
+        first = self.streams[move.first % len(self.streams)]
+        second = self.streams[move.second % len(self.streams)]
         getattr(self, move.kind.replace(" ", "_"))(move, first, second)
+        takes_two = move.kind in ("union", "comap", "join", "left join", "own join")
+        self.streams[-1].comes_back |= first.comes_back or (takes_two and second.comes_back)
+
+    def loop(self, move: Move, first: Stream, second: Stream) -> None:
+        """Halve records until they are small, and send each half back."""
+        future = from_future(self.graph)
+        halves = first.real.connect(future).map(half, parallelism=move.parallelism, ordered=move.ordered)
+        halves.filter(is_large).fill_future(future)
+        records = []
+        for record in first.records:
+            record = half(record)
+            records.append(record)
+            while is_large(record):
+                record = half(record)
+                records.append(record)
+        self.streams.append(Stream(halves, records, is_ordered=False, is_ordered_by_key=False, comes_back=True))
 
     def through(self, move: Move, function: Function, records: list[int]) -> list[int]:
         lost = [record for record in records if function.is_lost(record)]
@@ -235,30 +272,81 @@ def check(stream: Stream, got: list[int]) -> None:
             assert [x for x in got if key_of(x) == key] == [x for x in stream.records if key_of(x) == key]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
+def collecting(builder: Builder, longest: int) -> Run:
+    """Collect all streams, each under its number, and return the run to be."""
+    for number, stream in enumerate(builder.streams):
+        stream.real.collect(name=f"out {number}")
+    return Run(LocalEngine(BatchSizes(longest=longest)), builder.graph)
+
+
+def results_of(run: Run) -> list[list[int]]:
+    """Return what each stream gave, in the order of their numbers."""
+    names = [one.name for pipeline in run.pipelines for one in pipeline.operators if one.kind == "collect"]
+    results = run.result if len(names) > 1 else [run.result]
+    return [result for _, result in sorted(zip(names, results, strict=True), key=lambda pair: int(pair[0][4:]))]
+
+
+graphs = given(
     st.lists(st.lists(st.integers(0, 60), max_size=40), min_size=1, max_size=3),
     st.lists(moves, max_size=7),
     st.sampled_from([1, 2, 16, 1024]),
 )
+quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@quick
+@graphs
 def test_a_graph_loses_nothing_doubles_nothing_and_keeps_order(
     sources: list[list[int]], chosen: list[Move], longest: int
 ) -> None:
     builder = Builder(sources)
     for move in chosen:
         builder.add(move)
-    streams: dict[str, Stream] = {}
-    for number, stream in enumerate(builder.streams):
-        stream.real.collect(name=f"out {number}")
-        streams[f"out {number}"] = stream
-    run = Run(LocalEngine(BatchSizes(longest=longest)), builder.graph)
+    run = collecting(builder, longest)
     thread = run.start()
 
     assert ended(thread)
     assert run.error is None, run.error
-    results = run.result if len(streams) > 1 else [run.result]
-    names = [one.name for pipeline in run.pipelines for one in pipeline.operators if one.kind == "collect"]
-    for name, got in zip(names, results, strict=True):
-        check(streams[name], got)
+    for stream, got in zip(builder.streams, results_of(run), strict=True):
+        check(stream, got)
     assert Counter(letter.record for letter in builder.letters) == Counter(builder.expected_letters)
     assert run.snapshot.completed == run.snapshot.records == sum(map(len, sources))
+
+
+@quick
+@graphs
+def test_a_graph_that_is_drained_finishes_what_its_sources_gave(
+    sources: list[list[int]], chosen: list[Move], longest: int
+) -> None:
+    builder = Builder(sources)
+    added = [move for move in chosen if builder.add(move)]
+    run = collecting(builder, longest)
+    thread = run.start()
+    while run.snapshot.records < sum(map(len, sources)) // 2 and thread.is_alive():
+        time.sleep(0)
+    run.control.drain()
+    assert ended(thread)
+    assert run.error is None, run.error
+
+    counts = [
+        row.records_out or 0
+        for pipeline in run.progress.pipelines
+        for row in pipeline.operators()
+        if row.kind == "source"
+    ]
+    order = declared_sources(run, builder)
+    shortened = Builder([records[: counts[order.index(number)]] for number, records in enumerate(sources)])
+    for move in added:
+        shortened.add_anyway(move)
+    for stream, got in zip(shortened.streams, results_of(run), strict=True):
+        check(stream, got)
+    assert run.snapshot.completed == run.snapshot.records == sum(counts)
+
+
+def declared_sources(run: Run, builder: Builder) -> list[int]:
+    """Return the numbers of the sources in the order in which the run's pipelines have them."""
+    lists = [id(stream.records) for stream in builder.streams]
+    found = []
+    for pipeline in run.pipelines:
+        found += [lists.index(id(source.function)) for source in pipeline.sources]
+    return found

@@ -472,6 +472,20 @@ def test_feedback_that_multiplies_ends(engine: Engine) -> None:
     assert sorted(Run(engine, graph)()) == list(range(1, 2000))
 
 
+def test_feedback_into_a_join_ends(engine: Engine) -> None:
+    """What the join keeps of its second stream is not on its way."""
+    graph = Graph()
+    future = from_future(graph)
+    halves = from_batch(graph, [40, 9]).connect(future).map(lambda x: x // 2)
+    halves.filter(lambda x: x > 5).fill_future(future)
+    names = from_batch(graph, [(20, "twenty"), (5, "five")])
+    halves.connect(names).keyby(lambda x: x, lambda row: row[0]).join(lambda x, row: row[1]).collect()
+    run = Run(engine, graph)
+
+    assert sorted(run()) == ["five", "twenty"]
+    assert run.progress.completed == 4
+
+
 def test_a_source_without_end_goes_on_until_it_is_stopped(engine: Engine) -> None:
     class Ticks(SourceFunction):
         def __init__(self, start: int) -> None:

@@ -327,6 +327,15 @@ def jupyter_server(folder: Path, setup: str, cells: list[str]) -> None:
 # -- the death of the owner --------------------------------------------------------------------------------
 
 
+def first_program(folder: Path, contain: str) -> None:
+    """A process whose first program is only just launched."""
+    env = LocalEnvironment("first")
+    argv = programs.polite(folder / "pids")
+    env.register_service("program", Command, argv, ready=LogReady("never"), contain=contain)
+    say("starts")
+    env.start()
+
+
 class Hosted(Service):
     """Lives in a process of its own, whose pid it notes."""
 
@@ -569,6 +578,7 @@ SCENARIOS: dict[str, Callable[..., None]] = {
         disk,
         forgotten_child,
         fleet,
+        first_program,
         slow_chain,
         no_reaper,
         jupyter_server,

@@ -166,6 +166,7 @@ _rows(
         46: (
             "SIGKILL in each phase",
             "test_nothing_is_left_of_an_owner_that_was_killed",
+            "test_an_owner_that_is_killed_while_its_first_program_and_its_reaper_come_up_leaves_nothing",
             "test_an_owner_that_was_killed_leaves_programs_their_grace_and_their_order",
         ),
         47: (

@@ -51,6 +51,26 @@ def test_nothing_is_left_of_an_owner_that_was_killed(owner: MakeOwner, phase: st
         hold_all_gone(killed)
 
 
+@pytest.mark.parametrize("contain", ["signs", "auto"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_owner_that_is_killed_while_its_first_program_and_its_reaper_come_up_leaves_nothing(
+    owner: MakeOwner, contain: str, moment: str
+) -> None:
+    delays = random.Random(moment)
+    for _ in range(4):
+        killed = owner("first_program", contain=contain)
+        if moment == "after":  # the program is there, and the reaper takes longer
+            numbers_in(killed.folder / "pids")
+        else:
+            killed.said("starts")
+            time.sleep(delays.uniform(0, 0.1))
+        killed.kill()
+        killed.wait()
+        killed.hold_nothing_left()
+        pids = killed.folder / "pids"
+        assert not pids.exists() or not running(int(line) for line in pids.read_text().split())
+
+
 def test_an_owner_that_was_killed_leaves_programs_their_grace_and_their_order(owner: MakeOwner) -> None:
     killed = owner("slow_chain")
     killed.said("there")

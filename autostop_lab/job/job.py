@@ -12,11 +12,12 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autostop_lab.dataflow.control import Control
 from autostop_lab.dataflow.progress import Progress
 from autostop_lab.diagrams import Snapshot, lifecycle_svg
+from autostop_lab.diagrams.figures import CallTimes, job_figure, timeline_figure
 from autostop_lab.diagrams.page import image_html
 from autostop_lab.diagrams.text import clean
 from autostop_lab.events import Bus, Event, JobMoved
@@ -31,6 +32,9 @@ from autostop_lab.services.runtime import describe_error
 from autostop_lab.services.slot import ServiceSlot
 from autostop_lab.supervisor.loop import TICK_S, wait_in_ticks
 from autostop_lab.supervisor.plan import unknown_service
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger("autostop_lab.job")
 
@@ -358,7 +362,6 @@ class Job:
             ways.add(self.events())
         entries = {entry.name: entry for entry in self._report.services} if self._report is not None else {}
         now_s = time.monotonic()
-        counts = self.progress.snapshot()
         return Snapshot(
             name=self.name,
             id=self.id,
@@ -370,10 +373,37 @@ class Job:
                 service_snapshot(slot, ways, now_s=now_s, entry=entries.get(slot.name))
                 for slot in tuple(self._slots.values())
             ),
-            flow=flow_snapshot(counts) if counts.operators else None,
+            flow=flow_snapshot(self.progress),
             grace_s=self.options.cancel_timeout_s,
             error=describe_error(self._exception) if self._exception is not None else "",
         )
+
+    def timeline(self) -> Figure:
+        """Return a figure that shows when the job and its services were in which state.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            A notebook shows it; ``job.timeline().savefig("job.pdf")`` stores it.
+        """
+        return timeline_figure(self.snapshot())
+
+    def plot(self) -> Figure:
+        """Return a figure with the operators' rates, how long calls took, and the states of services over time.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            As of `timeline`.
+        """
+        numbers = self.metrics()
+        rates = [(row.name, row.records_per_s) for row in numbers.operators]
+        calls = [
+            CallTimes(f"{row.service}.{row.method}", *(row.counts.quantile_s(part) or 0.0 for part in (0.5, 0.95, 1.0)))
+            for row in numbers.calls
+            if row.counts.ended
+        ]
+        return job_figure(self.snapshot(), rates, calls)
 
     def __repr__(self) -> str:
         """Return name, id and state."""

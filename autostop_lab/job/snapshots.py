@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
 
-from autostop_lab.dataflow.progress import ProgressSnapshot
+from autostop_lab.dataflow.progress import Progress
 from autostop_lab.diagrams import FlowNode, FlowSnapshot, Move, ServiceSnapshot
 from autostop_lab.events import Event, ServiceMoved
 from autostop_lab.job.report import ServiceEntry
@@ -104,35 +103,25 @@ def service_snapshot(
     )
 
 
-def flow_snapshot(counts: ProgressSnapshot, per_s: Mapping[tuple[int, str], float] | None = None) -> FlowSnapshot:
-    """Return a dataflow as it is now.
-
-    Parameters
-    ----------
-    counts : ProgressSnapshot
-        Its counts.
-    per_s : mapping or None
-        Records a second of late, by pipeline and name of the operator; None is the average.
-    """
-    rows: tuple[Any, ...] = counts.operators
-    at = {(row.pipeline, row.name): number for number, row in enumerate(rows)}
-    last: dict[int, int] = {}
+def flow_snapshot(progress: Progress) -> FlowSnapshot | None:
+    """Return the dataflow of a job as it is now, with its average rates; None if it has none."""
+    counts = progress.snapshot()
+    if not counts.operators:
+        return None
+    inputs: list[tuple[int, ...]] = []
+    for one in progress.pipelines:
+        first = len(inputs)
+        inputs += [tuple(first + at for at in before) for before in one.pipeline.inputs]
     nodes = []
-    for number, row in enumerate(rows):
-        records = row.records_out if row.records_out is not None else row.records_in
-        # An operator that does not say whose records it takes takes those of the one before it.
-        named = getattr(row, "inputs", None)
-        before = [last[row.pipeline]] if row.pipeline in last and row.records_in is not None else []
-        inputs = before if named is None else [at[row.pipeline, name] for name in named if (row.pipeline, name) in at]
-        last[row.pipeline] = number
-        average = (records or 0) / counts.elapsed_s if counts.elapsed_s > 0 else 0.0
+    for number, (row, before) in enumerate(zip(counts.operators, inputs, strict=True)):
+        records = row.records_in if row.records_out is None else row.records_out
         nodes.append(
             FlowNode(
-                name=row.function if row.function and row.kind != "source" else row.name,
-                kind=str(row.kind),
-                inputs=tuple(one for one in inputs if one < number),
+                name=row.name if row.kind == "source" or not row.function else row.function,
+                kind=row.kind,
+                inputs=tuple(at for at in before if at < number),  # not those of a feedback
                 records=records,
-                per_s=average if per_s is None else per_s.get((row.pipeline, row.name), 0.0),
+                per_s=(records or 0) / counts.elapsed_s if counts.elapsed_s > 0 else 0.0,
                 errors=row.errors,
             )
         )

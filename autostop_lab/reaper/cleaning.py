@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from autostop_lab.reaper.folders import is_id, remove_all
+from autostop_lab.reaper.folders import is_id, private_problem, remove_all, short_folder
 from autostop_lab.reaper.groups import recorded_group
 from autostop_lab.reaper.journal import Journal
 from autostop_lab.reaper.lease import MAX_PID, Estate, lease_problem
@@ -129,10 +129,17 @@ def remove_instances(session_folder: Path, kept: Collection[str] = ()) -> list[s
             if (group := recorded_group(folder)) is not None and not group.remove():
                 problems.append(f"control group {group.path} could not be removed")
             try:
+                _remove_short_folder(folder.name)
                 remove_all(folder)
             except OSError as error:
                 problems.append(f"folder {folder} could not be removed: {error}")
     return problems
+
+
+def _remove_short_folder(instance_id: str) -> None:
+    folder = short_folder(instance_id)
+    if os.path.lexists(folder) and private_problem(folder) is None:
+        remove_all(folder)
 
 
 def look(estate: Estate, plan: Plan) -> Seen:

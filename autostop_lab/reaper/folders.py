@@ -29,6 +29,11 @@ def root_in(temp: str | os.PathLike[str]) -> Path:
     return Path(temp) / f"autostop_lab-{os.getuid()}"
 
 
+def short_folder(instance_id: str) -> Path:
+    """Return where an instance keeps what needs a short path; it goes with the instance's folder."""
+    return Path("/tmp", f"autostop_lab-{os.getuid()}-{instance_id}")
+
+
 def private_problem(folder: Path) -> str | None:
     """Return in words why a folder is not one that only this user can enter; None if it is."""
     found = folder.lstat()

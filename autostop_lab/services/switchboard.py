@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from autostop_lab.origin import thread_name
-from autostop_lab.reaper.folders import make_private_under
+from autostop_lab.reaper.folders import make_private_under, short_folder
 from autostop_lab.reaper.guard import GuardError, current_guard
 from autostop_lab.reaper.lease import Lease
 from autostop_lab.reaper.session import Session, current_session
@@ -70,10 +70,10 @@ class Switchboard:
         self._listener: socket.socket | None = None
         self._wake: socket.socket | None = None
         self._id = session.new_instance("s").id
-        self._folder = session.folder / self._id
+        self._folder = self._socket_folder = session.folder / self._id
         if len(os.fsencode(self._folder / "s")) > LONGEST_PATH_BYTES:
-            self._folder = Path("/tmp", f"autostop_lab-{os.getuid()}-{self._id}")
-        self.address = str(self._folder / "s")
+            self._socket_folder = short_folder(self._id)
+        self.address = str(self._socket_folder / "s")
 
     # -- who needs it --------------------------------------------------------------------------------------
 
@@ -113,11 +113,10 @@ class Switchboard:
     # -- the socket ----------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        if self._folder.parent == self._session.folder:
-            self._session.make_folder_for(self._folder)
-            threading.Thread(target=self._register, name=thread_name("switchboard: its folder"), daemon=True).start()
-        else:
-            make_private_under(self._folder)
+        self._session.make_folder_for(self._folder)
+        threading.Thread(target=self._register, name=thread_name("switchboard: its folder"), daemon=True).start()
+        if self._socket_folder != self._folder:
+            make_private_under(self._socket_folder)
         path = Path(self.address)
         listener = socket.socket(socket.AF_UNIX)
         try:
@@ -139,7 +138,8 @@ class Switchboard:
     def _remove(self) -> None:
         with suppress(OSError):
             os.unlink(self.address)
-            self._folder.rmdir()
+            for folder in dict.fromkeys((self._socket_folder, self._folder)):
+                folder.rmdir()
         self._session.remove_empty_folders()
         current_guard().release(self._id, only_folder=True)
 

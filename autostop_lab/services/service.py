@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autostop_lab.exceptions import UnknownServiceError
-from autostop_lab.reaper.guard import current_guard
-from autostop_lab.reaper.session import Instance
+from autostop_lab.reaper.session import Instance, current_session
 from autostop_lab.services.logs import LogRing, RingHandler
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def _no_services(name: str) -> ServiceHandle:
 def _detached_context(service: Service) -> ServiceContext:
     """Return the context of an object that somebody made by hand, in a unit test for instance."""
     name = type(service).__name__
-    instance = current_guard().session.new_instance(name)
+    instance = current_session().new_instance(name)
     weakref.finalize(service, _remove_quietly, instance)  # when it is collected, at the latest at exit
     return ServiceContext(name, instance, RingHandler(LogRing()), _no_services)
 

@@ -27,7 +27,6 @@ from autostop_lab.job.job import Job
 from autostop_lab.job.report import CleanupReport, ServiceEntry
 from autostop_lab.lifecycle import JobState, JobTrigger
 from autostop_lab.origin import Origin
-from autostop_lab.services.logs import SHOWN_LOG_LINES
 from autostop_lab.services.runtime import Exit, describe_error
 from autostop_lab.services.threads import call_in_thread
 from autostop_lab.supervisor.loop import LoopThread
@@ -240,7 +239,7 @@ class Dispatcher:
         how = unit.slot.reason if unit.slot.reason.startswith(str(end)) else str(end)
         problem = f"service {unit.name!r} died while the job needed it: {how}"
         self._lost.append(problem)
-        lines = unit.slot.ring.texts(SHOWN_LOG_LINES)
+        lines = unit.slot.ring.last_words()
         said = "\nIts last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
         error = ServiceCrashedError(
             f"{problem}.{said}" if said else f"{problem}. It has logged nothing.",

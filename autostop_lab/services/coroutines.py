@@ -30,6 +30,13 @@ def stack_of(thread: threading.Thread) -> str:
     return "".join(traceback.format_stack(frame)) if frame is not None and thread.is_alive() else ""
 
 
+def place_of(thread: threading.Thread, *, verb: str) -> str:
+    """Return the name of a thread and where it is now, in a line of words and in traceback form."""
+    stack = stack_of(thread)
+    where = stack.rstrip().rpartition("  File ")[2].partition("\n")[0]
+    return f"thread {thread.name!r} {verb} at {where or 'its end'}\n{stack}"
+
+
 class _Call:
     """A coroutine on its way through a `ServiceLoop`, and the future of its value for the thread that waits."""
 

@@ -10,6 +10,8 @@ import inspect
 import logging
 import os
 import pickle
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -19,7 +21,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autostop_lab.services.context import current_hook, seconds_waited_for, within
-from autostop_lab.services.coroutines import ServiceLoop, StartsThreads
+from autostop_lab.services.coroutines import ServiceLoop, StartsThreads, place_of
 from autostop_lab.services.gate import CallGate, NoTurnError
 from autostop_lab.services.host import Host
 from autostop_lab.services.objects import ObjectCalls, make_object
@@ -111,7 +113,7 @@ class _Lane:
     def __init__(self, threads: StartsThreads, name: str) -> None:
         self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
         self._given = self._done = 0  # each is written by one thread only
-        self._thread = threads.start_thread(self._work, name=name)
+        self.thread = threads.start_thread(self._work, name=name)
 
     @property
     def is_busy(self) -> bool:
@@ -184,6 +186,8 @@ class HostedService:
         self.calls: _Calls | None = None
         self._hooks = self._lane(f"service {recipe.name}")
         self._spare: _Lane | None = None
+        self._runner: _Lane | None = None
+        self._checker: _Lane | None = None
         self._starting: Future[Any] | None = None
         self._running: Future[Any] | None = None
         self._stopping: Future[Any] | None = None
@@ -232,9 +236,9 @@ class HostedService:
         self._call_hook("start")
 
     def _begin_run(self) -> Future[Any]:
-        lane = self._lane(f"run of service {self.recipe.name}")
-        self._running = lane.call(lambda: self._call_hook("run"))
-        lane.close()
+        self._runner = self._lane(f"run of service {self.recipe.name}")
+        self._running = self._runner.call(lambda: self._call_hook("run"))
+        self._runner.close()
         return self._running
 
     def _tell_run_end(self, running: Future[Any]) -> None:
@@ -262,9 +266,9 @@ class HostedService:
         if inspect.iscoroutinefunction(check):
             return self.coroutines.finish(_bounded(check(), timeout_s))
         if self._checking is None or self._checking.done():
-            lane = self._lane(f"health check of service {self.recipe.name}")
-            self._checking = lane.call(lambda: self._call_hook("health_check"))
-            lane.close()
+            self._checker = self._lane(f"health check of service {self.recipe.name}")
+            self._checking = self._checker.call(lambda: self._call_hook("health_check"))
+            self._checker.close()
         return _value(self._checking)
 
     def refuse_calls(self) -> None:
@@ -290,7 +294,9 @@ class HostedService:
                 wait([self._running])
 
     def _stop_in_lane(self, patience_s: float) -> None:
-        self.gate.wait_empty(patience_s)
+        if not self.gate.wait_empty(patience_s) and (callers := _threads_in_calls()):
+            places = "\n".join(place_of(thread, verb="is") for thread in callers)
+            self.context.logger.warning("its end does not wait for the calls inside: %s", places.rstrip())
         self._call_hook("stop")
 
     def _free_lane(self) -> _Lane:
@@ -299,6 +305,15 @@ class HostedService:
         if self._spare is None or self._spare.is_busy:
             self._spare = self._lane(f"cleanup of service {self.recipe.name}")
         return self._spare
+
+    def where(self) -> str:
+        """Return where the threads are now that run its code, in words and in traceback form; "" if none does."""
+        lanes = (self._hooks, self._spare, self._runner, self._checker)
+        busy = [lane.thread for lane in lanes if lane is not None and lane.is_busy]
+        stacks = [place_of(thread, verb="was") for thread in (*busy, *_threads_in_calls())]
+        if stacks:  # it may wait for a coroutine
+            stacks.append(self.coroutines.survivor())
+        return "\n".join(filter(None, stacks))
 
     def cancel(self) -> None:
         """Cancel its coroutines; nothing here can end its threads."""
@@ -387,6 +402,18 @@ class HostedService:
             if reason.status != b"closed":
                 raise
         return (b"value", *pack_result(self.recipe.name, results))
+
+
+def _threads_in_calls() -> list[threading.Thread]:
+    """Return the threads that are inside a call of its owner; calls themselves keep no record, since they are fast."""
+    found, frames = [], sys._current_frames()
+    for thread in threading.enumerate():
+        frame = frames.get(thread.ident or 0)
+        while frame is not None and frame.f_code is not HostedService._do.__code__:
+            frame = frame.f_back
+        if frame is not None:
+            found.append(thread)
+    return found
 
 
 async def _bounded(check: Any, timeout_s: float) -> Any:

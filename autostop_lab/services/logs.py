@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
+
+from autostop_lab.services.travel import PACKAGE_FOLDER
 
 #: What is shown for a secret.
 SECRET_TEXT = "***"
@@ -130,6 +133,10 @@ class LogRing:
         """Return the texts of what `lines` returns."""
         return tuple(line.text for line in self.lines(count, since=since))
 
+    def last_words(self, *, since: int = 0) -> tuple[str, ...]:
+        """Return the texts of the last lines after the mark `since`, as an error shows them."""
+        return last_words(self.texts(since=since), SHOWN_LOG_LINES)
+
     @property
     def is_watched(self) -> bool:
         """Whether somebody listens, so that every line counts."""
@@ -145,6 +152,41 @@ class LogRing:
                 self._listeners = tuple(kept for kept in self._listeners if kept is not listener)
 
         return forget
+
+
+#: With what an interpreter begins to say how it crashed.
+DUMP = "Fatal Python error: "
+#: What belongs to that: the stacks of its threads, and what says nothing to whoever reads it.
+_dumped = re.compile(r"  .*|.*\(most recent call first\):|Python runtime state: .*|Extension modules: .*|").fullmatch
+#: A frame there: its file and its function.
+_dumped_frame = re.compile(r'  File "(.*)", line \S+ in (.*)').fullmatch
+#: How many lines from before a crash are shown at least.
+LEAST_BEFORE_DUMP = 5
+
+
+def last_words(lines: Sequence[str], count: int) -> tuple[str, ...]:
+    """Return the last lines of a service, `count` at most.
+
+    Of a crash of its interpreter that is the reason, the stacks of its own code, and what came before.
+    """
+    begin = next((number for number in reversed(range(len(lines))) if lines[number].startswith(DUMP)), None)
+    if begin is None:
+        return tuple(lines[-count:])
+    end = next((number for number in range(begin + 1, len(lines)) if not _dumped(lines[number])), len(lines))
+    dump, thread = [lines[begin]], ""
+    for line in lines[begin + 1 : end]:
+        frame = _dumped_frame(line)
+        if frame is None:
+            thread = line if line.endswith(":") else thread
+        elif not _is_ours(*frame.groups()):
+            dump += [thread, line] if thread else [line]
+            thread = ""
+    return (*lines[:begin], *dump[: count - LEAST_BEFORE_DUMP], *lines[end:])[-count:]
+
+
+def _is_ours(file: str, function: str) -> bool:
+    is_beginning = file == threading.__file__ and function in ("_bootstrap", "_bootstrap_inner", "run")
+    return is_beginning or file == "<string>" or file.startswith(PACKAGE_FOLDER)
 
 
 #: Gets what services log, where the user has given it a handler or a level.

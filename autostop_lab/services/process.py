@@ -22,7 +22,7 @@ from autostop_lab.services import hosted
 from autostop_lab.services.child import Child, LaunchError
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.hosting import EXIT_S, HostGoneError, HostProcess
-from autostop_lab.services.logs import SERVICE_LOGGER, SHOWN_LOG_LINES
+from autostop_lab.services.logs import SERVICE_LOGGER
 from autostop_lab.services.pool import HostedEndpoint
 from autostop_lab.services.program import HIDDEN_VARIABLES
 from autostop_lab.services.remote import find_from
@@ -34,6 +34,8 @@ from autostop_lab.services.travel import unpack_error
 
 #: How long a host may take to answer before it counts as stuck when it is to be killed, in seconds.
 ANSWER_S = 1.0
+#: How long a host may take to say where its threads are, in seconds.
+WHERE_S = 0.3
 
 
 class ProcessRuntime(Runtime):
@@ -138,7 +140,7 @@ class ProcessRuntime(Runtime):
         )
 
     def _start_error(self, problem: str) -> ServiceStartError:
-        lines = self.slot.ring.texts(SHOWN_LOG_LINES, since=self._first_line)
+        lines = self.slot.ring.last_words(since=self._first_line)
         pid = f" (pid {self.pid})" if self.pid is not None else ""
         said = "\nIts last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
         return ServiceStartError(
@@ -212,7 +214,7 @@ class ProcessRuntime(Runtime):
             service=self.slot.name,
             phase=self.phase,
             exit_code=self.exit_code,
-            log_lines=self.slot.ring.texts(SHOWN_LOG_LINES, since=self._first_line),
+            log_lines=self.slot.ring.last_words(since=self._first_line),
         )
 
     async def kill(self) -> None:
@@ -292,6 +294,14 @@ class ProcessRuntime(Runtime):
     def waiting_for(self) -> str:
         """Return in words what `launch` waits for now."""
         return "its process did not come up" if self.phase == "launch" else super().waiting_for()
+
+    async def where(self) -> str:
+        """Return where its code is now, in words and in traceback form, if its host still answers."""
+        place = None
+        if self._is_reachable:
+            with suppress(Exception):
+                place = await asyncio.wait_for(self._ask("where"), WHERE_S)
+        return self.slot.ring.mask(place or "")
 
     def survivor(self) -> str:
         """Return the pids that are still there; "" if none is."""

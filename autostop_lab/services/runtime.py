@@ -162,6 +162,10 @@ class Runtime(ABC):
         """Return in words what `launch` waits for now."""
         return f"{'its constructor' if self.phase == 'construct' else f'{self.phase}()'} did not return"
 
+    async def where(self) -> str:
+        """Return where its code is now, for one that can be ended by force; "" where `survivor` says it, or nobody."""
+        return ""
+
     def survivor(self) -> str:
         """Return what is left of it and where, for the receipt; "" if nothing is."""
         return ""

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from autostop_lab.exceptions import ServiceCallTimeoutError, ServiceCrashedError, ServiceError, ServiceUnavailableError
 from autostop_lab.lifecycle import ServiceState
 from autostop_lab.services.context import seconds_waited_for
-from autostop_lab.services.logs import SHOWN_LOG_LINES, LogLine, LogRing
+from autostop_lab.services.logs import LogLine, LogRing
 from autostop_lab.services.meters import CallMeter, Metered
 from autostop_lab.services.service import HOOKS
 from autostop_lab.services.switchboard import switchboard
@@ -380,7 +380,7 @@ class ServiceSlot(Metered):
         """Return the error of a call that was inside when the service ended; `how` is known before its reason."""
         if self.state in (ServiceState.STOPPING, ServiceState.KILLING, ServiceState.STOPPED):
             return self.unavailable()
-        lines = self.ring.texts(SHOWN_LOG_LINES)
+        lines = self.ring.last_words()
         said = "\nIts last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
         return ServiceCrashedError(
             f"service {self.name!r} died while a call was inside: {how or self.reason}.{said}",

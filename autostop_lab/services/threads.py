@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from autostop_lab.origin import Origin
-from autostop_lab.services.coroutines import stack_of
+from autostop_lab.services.coroutines import place_of
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
@@ -106,9 +106,7 @@ class HookThread:
 
     def survivor(self) -> str:
         """Return its name and where it is now, in traceback form."""
-        stack = stack_of(self.thread)
-        where = stack.rstrip().rpartition("  File ")[2].partition("\n")[0]
-        return f"thread {self.thread.name!r} is still at {where or 'its end'}\n{stack}"
+        return place_of(self.thread, verb="is still")
 
 
 def post(

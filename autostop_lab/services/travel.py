@@ -15,6 +15,7 @@ import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import _base as futures
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -32,6 +33,10 @@ MAIN = b"__main__"
 CLOUDPICKLE = b"cloudpickle"
 #: Where frames of a traceback are ours, and say nothing to whoever reads it.
 PACKAGE_FOLDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
+#: What they wait with for a coroutine.
+FUTURES = futures.__file__
+#: What calls the code of others here: an exception that begins there is about wrong arguments.
+CALLERS = ("call", "construct", "_call_hook")
 #: How deep a search goes for what cannot travel.
 SEARCH_DEPTH = 6
 #: How many links of a chain of causes travel with an exception.
@@ -194,10 +199,14 @@ def _traceback(error: BaseException) -> str:
 
 
 def _leave_us_out(shown: traceback.TracebackException | None) -> None:
-    """Take the frames of this package out of a traceback, unless there are no others."""
+    """Take the frames of this package out of a traceback, with those of the futures that it waits for."""
     if shown is not None:
-        theirs = [frame for frame in shown.stack if not frame.filename.startswith(PACKAGE_FOLDER)]
-        if theirs:
+        theirs, is_ours = [], True
+        for frame in shown.stack:
+            is_ours = frame.filename.startswith(PACKAGE_FOLDER) or (is_ours and frame.filename == FUTURES)
+            if not is_ours:
+                theirs.append(frame)
+        if theirs or (shown.stack and shown.stack[-1].name in CALLERS):
             shown.stack = traceback.StackSummary.from_list(theirs)
         _leave_us_out(shown.__cause__)
         _leave_us_out(shown.__context__)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from autostop_lab.exceptions import ReadinessTimeoutError, ServiceStartError, ServiceStopError
-from autostop_lab.services.logs import SHOWN_LOG_LINES
 from autostop_lab.services.runtime import Runtime, describe_error
 from autostop_lab.services.scarcity import way_out
 from autostop_lab.services.slot import ServiceSlot
 from autostop_lab.services.threads import cause_of
 from autostop_lab.supervisor.outcome import Life
+
+Error = TypeVar("Error", bound=Exception)
 
 #: Longest polite stop or cleanup, in seconds, once somebody is in a hurry: a second interrupt, or the end of
 #: ``shutdown_timeout_s``.
@@ -70,6 +71,8 @@ class Lifetime:
             return self._start_error(raised, "construct")
         launching = asyncio.ensure_future(self.runtime.launch())
         await self._first_of(launching, stop_asked, self._policy.start_timeout_s)
+        is_late = not launching.done() and not stop_asked.done()
+        place = await self.runtime.where() if is_late else ""
         self.record.pid, self.record.child_pid = self.runtime.pid, self.runtime.child_pid
         if launching.done():
             error = launching.exception()
@@ -79,7 +82,7 @@ class Lifetime:
             return None
         launching.cancel()
         await asyncio.wait({launching})
-        return None if stop_asked.done() else self._timeout_error(self.runtime)
+        return None if stop_asked.done() else self._timeout_error(self.runtime, place)
 
     async def end(self, *, is_polite: bool) -> bool:
         """End and clean it; return whether all of it is gone. A second call changes nothing."""
@@ -140,6 +143,8 @@ class Lifetime:
             if not task.done() and self._hurry.done():
                 timeout_s = min(timeout_s, HURRIED_S)
                 await asyncio.wait({task}, timeout=timeout_s)
+        assert self.runtime is not None
+        place = await self.runtime.where() if not task.done() and phase != "kill" else ""
         if task.done():
             if (error := task.exception()) is not None:
                 self.record.errors.append((phase, cause_of(error)))
@@ -147,7 +152,7 @@ class Lifetime:
         task.cancel()
         await asyncio.wait({task})
         if phase != "kill":
-            self.record.errors.append((phase, self._late_error(phase, timeout_s)))
+            self.record.errors.append((phase, self._late_error(phase, timeout_s, place)))
         return False
 
     async def _first_of(self, task: asyncio.Future[Any], signal: asyncio.Future[None], timeout_s: float) -> None:
@@ -167,27 +172,38 @@ class Lifetime:
             self._slot.ring.mask(text),
             service=self._slot.name,
             phase=phase,
-            log_lines=self._slot.ring.texts(SHOWN_LOG_LINES),
+            log_lines=self._slot.ring.last_words(),
         )
         wrapped.__cause__ = cause
         return wrapped
 
-    def _timeout_error(self, runtime: Runtime) -> ServiceStartError:
+    def _timeout_error(self, runtime: Runtime, place: str) -> ServiceStartError:
         name, pid = self._slot.name, f" (pid {runtime.pid})" if runtime.pid is not None else ""
-        lines = self._slot.ring.texts(SHOWN_LOG_LINES)
+        lines = self._slot.ring.last_words()
         said = "\nIts last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
-        return ReadinessTimeoutError(
-            f"service {name!r}{pid} was not ready after {self._policy.start_timeout_s:g} s: {runtime.waiting_for()}. "
+        at, _, stack = place.partition("\n")
+        waiting_for = "; ".join(filter(None, (runtime.waiting_for(), at)))
+        error = ReadinessTimeoutError(
+            f"service {name!r}{pid} was not ready after {self._policy.start_timeout_s:g} s: {waiting_for}. "
             f"Read its lines with job.logs({name!r}), or raise start_timeout_s.{said}",
             service=name,
             phase=runtime.phase,
             log_lines=lines,
         )
+        return _with_stack(error, stack)
 
-    def _late_error(self, phase: str, timeout_s: float) -> ServiceStopError:
+    def _late_error(self, phase: str, timeout_s: float, place: str) -> ServiceStopError:
         name = self._slot.name
         what = "it did not end" if self._slot.spec.is_command and phase == "stop" else f"{phase}() did not return"
-        return ServiceStopError(f"service {name!r}: {what} within {timeout_s:g} s", service=name, phase=phase)
+        at, _, stack = place.partition("\n")
+        text = "; ".join(filter(None, (f"service {name!r}: {what} within {timeout_s:g} s", at)))
+        return _with_stack(ServiceStopError(text, service=name, phase=phase), stack)
+
+
+def _with_stack(error: Error, stack: str) -> Error:
+    if stack:
+        error.add_note(f"It was there:\n{stack.rstrip()}")
+    return error
 
 
 def set_signal(signal: asyncio.Future[None]) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import pytest
 
-from autostop_lab.services.logs import LogLine, LogRing, RingHandler, mask
+from autostop_lab.services import gate
+from autostop_lab.services.logs import LogLine, LogRing, RingHandler, last_words, mask
 
 
 def test_lines_are_kept_oldest_first_and_the_oldest_go() -> None:
@@ -205,3 +207,43 @@ def test_a_wrong_log_call_does_not_break_the_service(upper: logging.Logger, monk
     monkeypatch.setattr(logging, "raiseExceptions", False)
 
     logger_into(LogRing(), upper).error("%d", "x")
+
+
+# -- last words --------------------------------------------------------------------------------------------
+
+CRASH = [
+    "Fatal Python error: Segmentation fault",
+    "",
+    "Current thread 0x00007f5a48d286c0 (most recent call first):",
+    *(f'  File "/home/me/mine.py", line {number} in deep' for number in range(30)),
+    f'  File "{gate.__file__}", line 135 in call',
+    f'  File "{threading.__file__}", line 982 in run',
+    "",
+    "Thread 0x00007f5a49a36b80 (most recent call first):",
+    f'  File "{gate.__file__}", line 114 in run',
+    "",
+    "Extension modules: mine (total: 1)",
+]
+
+
+def test_the_last_words_of_a_crash_are_its_reason_and_the_service_s_own_code() -> None:
+    printed = [f"line {number}" for number in range(30)]
+    shown = last_words([*printed, *CRASH], 20)
+
+    assert shown[:6] == (*printed[-5:], CRASH[0])
+    assert shown[6:] == tuple(CRASH[2:16])
+
+
+def test_a_short_crash_leaves_room_for_what_came_before() -> None:
+    printed = [f"line {number}" for number in range(30)]
+    shown = last_words([*printed, *CRASH[:4], *CRASH[33:]], 20)
+
+    assert shown == (*printed[-17:], CRASH[0], *CRASH[2:4])
+
+
+def test_what_came_after_a_crash_counts_more() -> None:
+    later = [f"line {number}" for number in range(30)]
+
+    assert last_words([*CRASH, *later], 20) == tuple(later[-20:])
+    assert last_words([*CRASH, "later"], 20)[-2:] == (CRASH[15], "later")
+    assert last_words(later, 20) == tuple(later[-20:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from autostop_lab import ServiceManager
-from autostop_lab.exceptions import ServiceCrashedError, ServiceStartError, ServiceStopError
+from autostop_lab.exceptions import ServiceCrashedError, ServiceError, ServiceStartError, ServiceStopError
 from autostop_lab.lifecycle import ServiceState
 from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.services.service import Service
@@ -194,6 +195,43 @@ def test_a_cleanup_that_does_not_return_is_ended(hosted: MakeLife, tmp_path: Pat
     assert not is_running(pid)
 
 
+@pytest.mark.parametrize("phase", ["stop", "cleanup"])
+def test_a_hook_that_hung_is_reported_with_its_place(tmp_path: Path, phase: str) -> None:
+    policy = ServicePolicy(stop_timeout_s=0.5, cleanup_timeout_s=0.5)
+    with ServiceManager() as manager:
+        manager.add("it", Diary, tmp_path / "diary", runtime="process", policy=policy, **{phase: "hang"})
+        manager.start_all()
+        report = manager.stop_all()
+    ((_, error),) = report["it"].errors
+
+    late = rf"{phase}\(\) did not return within 0.5 s"
+    assert re.search(rf"{late}; thread .* was at .*hosted_services.py.* in note$", str(error))
+    assert f"in {phase}\n" in error.__notes__[0]
+    assert "time.sleep(3600)" in str(report)
+
+
+def test_a_start_that_hangs_is_reported_with_its_place(tmp_path: Path) -> None:
+    with ServiceManager() as manager:
+        policy = ServicePolicy(start_timeout_s=3.0)
+        manager.add("it", Diary, tmp_path / "diary", runtime="process", policy=policy, start="hang")
+        with pytest.raises(ExceptionGroup) as caught:
+            manager.start_all()
+
+    assert re.search(r"start\(\) did not return; thread .* was at .* in note\.", str(caught.value.exceptions[0]))
+
+
+def test_a_call_that_is_inside_at_the_end_is_named_with_its_place(hosted: MakeLife) -> None:
+    life = hosted(Worker, policy=QUICK).start()
+    call = life.handle.sleep_and_return.submit(3600.0, None)
+    eventually(lambda: life.handle.state and call.running())
+    life.stop()
+
+    life.says("in sleep_and_return")
+    life.clean()
+    with pytest.raises(ServiceError):
+        call.result(LONG_S)
+
+
 def test_a_process_whose_interpreter_is_held_is_killed(hosted: MakeLife, tmp_path: Path) -> None:
     life = hosted(Diary, tmp_path / "diary", stop="hog", policy=QUICK).start()
     pid = life.pid
@@ -221,6 +259,16 @@ def test_a_call_inside_when_the_process_dies_raises_with_its_last_lines(hosted: 
     with pytest.raises(ServiceCrashedError, match="signal 9") as caught:
         life.handle.die()
     assert "last words" in caught.value.log_lines
+
+
+def test_a_crash_of_the_interpreter_shows_what_the_service_did(hosted: MakeLife) -> None:
+    life = hosted(Worker).start()
+
+    with pytest.raises(ServiceCrashedError, match="signal 11") as caught:
+        life.handle.die(signal.SIGSEGV)
+    lines = caught.value.log_lines
+    assert [line for line in lines if line.startswith(("last", "Fatal"))] == ["last words", lines[-3]]
+    assert lines[-1].endswith(" in die")
 
 
 @pytest.mark.parametrize("kind", ["fork", "spawn", "forkserver", "obedient", "stubborn"])

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import enum
 import pickle
+import re
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import cloudpickle
@@ -12,6 +15,9 @@ import numpy
 import pytest
 
 from autostop_lab.exceptions import RemoteServiceError, ServiceStartError
+from autostop_lab.origin import Origin
+from autostop_lab.services.coroutines import ServiceLoop
+from autostop_lab.services.gate import CallGate
 from autostop_lab.services.travel import obstacle, pack, pack_error, pack_result, unpack, unpack_error
 from tests.services import hosted_services
 
@@ -186,6 +192,36 @@ def test_an_exception_that_cannot_be_rebuilt_is_told() -> None:
     assert (came.service, came.error_type, came.phase) == ("it", "builtins.ValueError", "call")
     assert "text" in str(came)
     assert "in raised\n" in came.traceback_text
+
+
+def note_of(function: Callable[[], Any]) -> str:
+    """Return what is told elsewhere of an exception that begins in `function`."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        function()
+    assert caught.tb is not None
+    error = caught.value.with_traceback(caught.tb.tb_next)
+    note: str = unpack_error(pack_error(error, "there"), "it").__notes__[0]
+    return note
+
+
+def test_the_traceback_of_an_async_method_begins_with_the_method() -> None:
+    async def mine() -> None:
+        raise KeyError("mine")
+
+    loop = ServiceLoop(Origin(), "test")
+    note = note_of(partial(loop.finish, mine()))
+    loop.close()
+
+    assert re.findall("line .* in (.*)\n", note) == ["mine"]
+
+
+def test_wrong_arguments_are_no_place_in_our_code() -> None:
+    call = CallGate(1, 1.0).guard(lambda: None, finish=lambda value: value, refuse=lambda reason: reason)
+
+    note = note_of(partial(call, 1))
+
+    assert "File" not in note
+    assert "takes 0 positional arguments" in note
 
 
 # -- what cannot travel ------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import _base as futures
+from itertools import pairwise
 from typing import NamedTuple
 
 from autostop_lab.services.travel import PACKAGE_FOLDER
@@ -156,10 +158,14 @@ class LogRing:
 
 #: With what an interpreter begins to say how it crashed.
 DUMP = "Fatal Python error: "
-#: What belongs to that: the stacks of its threads, and what says nothing to whoever reads it.
+#: With what the stack of a thread begins there, before its frames.
+THREAD = "(most recent call first):"
+#: What belongs to it: such stacks, and what says nothing to whoever reads it.
 _dumped = re.compile(r"  .*|.*\(most recent call first\):|Python runtime state: .*|Extension modules: .*|").fullmatch
-#: A frame there: its file and its function.
-_dumped_frame = re.compile(r'  File "(.*)", line \S+ in (.*)').fullmatch
+#: A frame there, with its file.
+_dumped_frame = re.compile(r'  File "(.*)", line \S+ in .*').fullmatch
+#: Where each thread begins, and where ours wait.
+BEGINNINGS = (threading.__file__, futures.__file__, "<string>")
 #: How many lines from before a crash are shown at least.
 LEAST_BEFORE_DUMP = 5
 
@@ -173,20 +179,15 @@ def last_words(lines: Sequence[str], count: int) -> tuple[str, ...]:
     if begin is None:
         return tuple(lines[-count:])
     end = next((number for number in range(begin + 1, len(lines)) if not _dumped(lines[number])), len(lines))
-    dump, thread = [lines[begin]], ""
-    for line in lines[begin + 1 : end]:
-        frame = _dumped_frame(line)
-        if frame is None:
-            thread = line if line.endswith(":") else thread
-        elif not _is_ours(*frame.groups()):
-            dump += [thread, line] if thread else [line]
-            thread = ""
+    dump = [lines[begin]]
+    heads = [number for number in range(begin + 1, end) if lines[number].endswith(THREAD)]
+    for head, next_head in pairwise([*heads, end]):
+        frames = [frame for line in lines[head + 1 : next_head] if (frame := _dumped_frame(line)) is not None]
+        frames = [frame for frame in frames if not frame[1].startswith(PACKAGE_FOLDER)]
+        while frames and frames[-1][1] in BEGINNINGS:
+            frames.pop()
+        dump += [lines[head], *(frame[0] for frame in frames)] if frames else []
     return (*lines[:begin], *dump[: count - LEAST_BEFORE_DUMP], *lines[end:])[-count:]
-
-
-def _is_ours(file: str, function: str) -> bool:
-    is_beginning = file == threading.__file__ and function in ("_bootstrap", "_bootstrap_inner", "run")
-    return is_beginning or file == "<string>" or file.startswith(PACKAGE_FOLDER)
 
 
 #: Gets what services log, where the user has given it a handler or a level.

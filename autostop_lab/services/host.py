@@ -53,6 +53,8 @@ class Host:
         Further connections come in here.
     name : str
         What it is for, in error texts.
+    memory_limit_mb : float or None
+        How much memory it may take beyond what it needs itself, in MiB.
 
     Attributes
     ----------
@@ -60,8 +62,11 @@ class Host:
         What lives here, once a work has put it there.
     """
 
-    def __init__(self, control: Connection, door: socket.socket, name: str) -> None:
+    def __init__(
+        self, control: Connection, door: socket.socket, name: str, memory_limit_mb: float | None = None
+    ) -> None:
         self.name = name
+        self.memory_limit_mb = memory_limit_mb
         self.resident: Resident | None = None
         self._control = control
         self._door = door
@@ -83,6 +88,12 @@ class Host:
     def _send(self, head: bytes, data: bytes, buffers: list[memoryview]) -> None:
         with self._sending, suppress(OSError):
             self._control.send(head, data, buffers)
+
+    def pack_error(self, error: BaseException, where: str) -> bytes:
+        """Pickle an exception as `travel.pack_error` does, with the limit that a `MemoryError` comes of."""
+        if isinstance(error, MemoryError) and self.memory_limit_mb is not None:
+            error.add_note(f"It may take memory_limit_mb={self.memory_limit_mb:g}: raise that in runtime_options.")
+        return pack_error(error, where)
 
     # -- the main thread -----------------------------------------------------------------------------------
 
@@ -170,7 +181,7 @@ class Host:
             data, out = pack(unpack(body, buffers)(self))
             kind = "value"
         except BaseException as error:
-            data, out = pack_error(error, f"in the process of {self.name} (pid {os.getpid()})"), []
+            data, out = self.pack_error(error, f"in the process of {self.name} (pid {os.getpid()})"), []
             kind = "error"
         if number:
             self._send(pickle.dumps((kind, number)), data, out)
@@ -206,7 +217,7 @@ def main() -> None:
     _, body, _ = checking_in.receive()
     boot = pickle.loads(body)
     sys.path[:] = boot["path"]
-    host = Host(checking_in, door, boot["name"])
+    host = Host(checking_in, door, boot["name"], boot["memory_limit_mb"])
     host.watch_signals()
     if boot["memory_limit_mb"] is not None:
         limit_memory(boot["memory_limit_mb"])

@@ -26,7 +26,7 @@ from autostop_lab.services.gate import CallGate, NoTurnError
 from autostop_lab.services.host import Host
 from autostop_lab.services.objects import ObjectCalls, make_object
 from autostop_lab.services.service import ServiceContext, hook
-from autostop_lab.services.travel import pack_error, pack_result, unpack
+from autostop_lab.services.travel import pack_result, unpack
 from autostop_lab.services.wire import Connection
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ class HostedService:
     def _tell_run_end(self, running: Future[Any]) -> None:
         error = running.exception()
         where = f"in the process of {self.host.name} (pid {os.getpid()})"
-        self.host.tell("ended", pack_error(error, where) if error is not None else None)
+        self.host.tell("ended", self.host.pack_error(error, where) if error is not None else None)
 
     def run_once(self) -> None:
         """Call ``run()`` in a thread of its own."""
@@ -377,7 +377,7 @@ class HostedService:
         except NotCalledError as reason:
             return reason.status, b"", []
         except BaseException as error:
-            return b"error", pack_error(error, f"in service {self.recipe.name!r} (pid {os.getpid()})"), []
+            return b"error", self.host.pack_error(error, f"in service {self.recipe.name!r} (pid {os.getpid()})"), []
 
     def _bind(self, method: str) -> Callable[..., Any]:
         if self.calls is None:

@@ -26,7 +26,7 @@ from autostop_lab.services.logs import SERVICE_LOGGER
 from autostop_lab.services.pool import HostedEndpoint
 from autostop_lab.services.program import HIDDEN_VARIABLES
 from autostop_lab.services.remote import find_from
-from autostop_lab.services.runtime import Exit, Runtime, UnhealthyError, details_of
+from autostop_lab.services.runtime import Exit, Runtime, UnhealthyError, describe_error, details_of
 from autostop_lab.services.slot import ServiceSlot
 from autostop_lab.services.switchboard import finders
 from autostop_lab.services.threads import call_in_thread
@@ -34,6 +34,8 @@ from autostop_lab.services.travel import unpack_error
 
 #: How long a host may take to answer before it counts as stuck when it is to be killed, in seconds.
 ANSWER_S = 1.0
+#: What Python says where the memory of a thread's stack is not to be had.
+NO_THREAD = "can't start new thread"
 #: How long a host may take to say where its threads are, in seconds.
 WHERE_S = 0.3
 
@@ -94,10 +96,21 @@ class ProcessRuntime(Runtime):
         except GuardError as error:
             raise self._start_error(f"nobody would end it if this process died: {error}") from error
         except HostGoneError as error:
-            raise self._start_error(f"its process ended with {error} before it was ready") from None
+            raise self._start_error(f"its process ended with {error} before it was ready{self._limit}") from None
+        except (MemoryError, RuntimeError) as error:
+            if not self._limit or not (isinstance(error, MemoryError) or str(error) == NO_THREAD):
+                raise
+            where = "its constructor" if self.phase == "construct" else f"{self.phase}()"
+            raise self._start_error(f"{where} raised {describe_error(error)}{self._limit}") from error
         self.endpoint = HostedEndpoint(
             self.slot, self.host.connect, self._begun.methods, self.host.is_over, self.host.exited.result
         )
+
+    @property
+    def _limit(self) -> str:
+        """What is added to the text of an error that a limit of its memory may explain."""
+        limit_mb = self.slot.spec.options.get("memory_limit_mb")
+        return f"; it may take memory_limit_mb={limit_mb:g}, raise that in runtime_options" if limit_mb else ""
 
     def _register(self, child: Child) -> None:
         """Have the reaper know the host, which then stops and cleans by itself."""

@@ -18,6 +18,8 @@ from autostop_lab.services.policies import ServicePolicy
 from autostop_lab.services.service import Service, public_methods
 from autostop_lab.services.travel import obstacle
 
+#: Bounds of ``memory_limit_mb``, in MiB: a process does not come up with less, and no system counts more.
+LEAST_MEMORY_MB, MOST_MEMORY_MB = 16, 2**40
 #: Runtimes of Python services, and the options that each takes.
 RUNTIME_OPTIONS: Mapping[str, frozenset[str]] = {
     "thread": frozenset(),
@@ -283,9 +285,11 @@ def _check_cwd(name: str, cwd: object) -> None:
 
 
 def _check_memory_limit(name: str, limit_mb: object) -> None:
-    if isinstance(limit_mb, bool) or not isinstance(limit_mb, int | float) or not 0 < limit_mb < float("inf"):
+    is_number = isinstance(limit_mb, int | float) and not isinstance(limit_mb, bool)
+    if not is_number or not LEAST_MEMORY_MB <= limit_mb <= MOST_MEMORY_MB:  # type: ignore[operator]
         raise ConfigurationError(
-            f"service {name!r}: memory_limit_mb={limit_mb!r} in runtime_options must be a number of MiB above 0."
+            f"service {name!r}: memory_limit_mb={limit_mb!r} in runtime_options must be a number of MiB from "
+            f"{LEAST_MEMORY_MB} (a thread takes 8) to 2**40."
         )
     if sys.platform != "linux":
         raise ConfigurationError(

@@ -457,8 +457,9 @@ def test_memory_beyond_the_limit_is_refused_in_the_service(hosted: MakeLife) -> 
     handle = hosted(Worker, options={"memory_limit_mb": 256}).start().handle
 
     assert handle.take(10) == 10 << 20
-    with pytest.raises(MemoryError):
+    with pytest.raises(MemoryError) as caught:
         handle.take(400)
+    assert "memory_limit_mb=256" in caught.value.__notes__[0]
     assert handle.take(10) == 10 << 20
 
 

@@ -6,6 +6,8 @@ import asyncio
 import os
 import re
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent import futures
@@ -118,6 +120,20 @@ def test_a_process_that_dies_on_its_way_says_how(hosted: MakeLife, tmp_path: Pat
     with pytest.raises(ServiceStartError, match="its process ended with exit code 3 before it was ready") as caught:
         life.start()
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to such a limit")
+@pytest.mark.parametrize(("size", "problem"), [(10**9, "MemoryError"), (0, "RuntimeError: can't start new thread")])
+def test_a_start_that_fails_for_lack_of_memory_names_the_limit(hosted: MakeLife, size: int, problem: str) -> None:
+    class Large(Service):
+        def __init__(self) -> None:
+            self.data = bytearray(size)
+            while True:
+                threading.Thread(target=self.stopping.wait, daemon=True).start()
+
+    words = f"its constructor raised {problem}; it may take memory_limit_mb=32, raise that"
+    with pytest.raises(ServiceStartError, match=words):
+        hosted(Large, options={"memory_limit_mb": 32}).start()
 
 
 ENDS = [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError(), futures.CancelledError()]

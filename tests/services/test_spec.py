@@ -486,11 +486,13 @@ def capturing(value: Any) -> type:
     ("options", "problem"),
     [
         ({"num_cpus": 1}, "has no option 'num_cpus' in runtime_options; it takes cwd, env, memory_limit_mb"),
-        ({"memory_limit_mb": 0}, "memory_limit_mb=0 in runtime_options must be a number of MiB above 0"),
-        ({"memory_limit_mb": -1}, "must be a number of MiB above 0"),
-        ({"memory_limit_mb": True}, "must be a number of MiB above 0"),
-        ({"memory_limit_mb": float("nan")}, "must be a number of MiB above 0"),
-        ({"memory_limit_mb": float("inf")}, "must be a number of MiB above 0"),
+        ({"memory_limit_mb": 0}, "memory_limit_mb=0 in runtime_options must be a number of MiB from 16"),
+        ({"memory_limit_mb": -1}, "must be a number of MiB from 16"),
+        ({"memory_limit_mb": True}, "must be a number of MiB from 16"),
+        ({"memory_limit_mb": float("nan")}, "must be a number of MiB from 16"),
+        ({"memory_limit_mb": float("inf")}, "must be a number of MiB from 16"),
+        ({"memory_limit_mb": 1}, "must be a number of MiB from 16"),
+        ({"memory_limit_mb": 1e30}, "must be a number of MiB from 16"),
         ({"memory_limit_mb": "1G"}, "memory_limit_mb='1G'"),
         ({"env": ["A=1"]}, "must map strings to strings"),
         ({"env": {"A": 1}}, "must map strings to strings"),
@@ -511,7 +513,7 @@ def test_a_memory_limit_needs_a_system_that_keeps_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("sys.platform", "darwin")
 
     with pytest.raises(ConfigurationError, match="needs Linux"):
-        registered(Holder, runtime="process", options={"memory_limit_mb": 10})
+        registered(Holder, runtime="process", options={"memory_limit_mb": 64})
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 #: Shortest time between two updates of a region, in seconds.
 UPDATE_S = 0.1
+#: For how long what is not sent is saved up, in seconds.
+SAVED_S = 1.0
 
 
 class Shown(Protocol):
@@ -32,6 +34,7 @@ class Region:
         self._bytes_per_s = bytes_per_s
         self._shown = ""
         self._due_s = 0.0
+        self._spent_until_s = 0.0
 
     def is_due(self, now_s: float) -> bool:
         """Return whether it may be sent now."""
@@ -42,6 +45,8 @@ class Region:
         if content == self._shown:
             return False
         self._shown = content
-        self._due_s = now_s + max(UPDATE_S, len(content) / self._bytes_per_s)
+        # What was saved while nothing changed makes the next changes quick.
+        self._spent_until_s = max(self._spent_until_s, now_s - SAVED_S) + len(content) / self._bytes_per_s
+        self._due_s = max(now_s + UPDATE_S, self._spent_until_s)
         self.widget.value = content
         return True

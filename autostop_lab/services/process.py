@@ -11,22 +11,22 @@ import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from os import environ, fspath
+from os import fspath
 from typing import Any
 
-from autostop_lab.exceptions import ServiceStartError, ServiceStopError
+from autostop_lab.exceptions import ServiceStopError
 from autostop_lab.origin import Origin
 from autostop_lab.reaper.guard import GuardError, current_guard
 from autostop_lab.reaper.lease import Lease
 from autostop_lab.services import hosted
 from autostop_lab.services.child import Child, LaunchError
+from autostop_lab.services.children import ChildRuntime
 from autostop_lab.services.handle import ServiceHandle
 from autostop_lab.services.hosting import EXIT_S, HostGoneError, HostProcess
 from autostop_lab.services.logs import SERVICE_LOGGER
 from autostop_lab.services.pool import HostedEndpoint
-from autostop_lab.services.program import HIDDEN_VARIABLES
 from autostop_lab.services.remote import find_from
-from autostop_lab.services.runtime import Exit, Runtime, UnhealthyError, describe_error, details_of
+from autostop_lab.services.runtime import Exit, UnhealthyError, describe_error, details_of
 from autostop_lab.services.slot import ServiceSlot
 from autostop_lab.services.switchboard import finders
 from autostop_lab.services.threads import call_in_thread
@@ -40,7 +40,7 @@ NO_THREAD = "can't start new thread"
 WHERE_S = 0.3
 
 
-class ProcessRuntime(Runtime):
+class ProcessRuntime(ChildRuntime):
     """One life of a Python object in a child process.
 
     Parameters
@@ -63,7 +63,7 @@ class ProcessRuntime(Runtime):
         self._loop = asyncio.get_running_loop()
         self._find_service = find_service
         self._begun: hosted.Begun | None = None
-        self._first_line = slot.ring.mark
+        self.first_line = slot.ring.mark
         self._has_begun_object = False
         self._is_forced = False
         self._is_dismissed = False
@@ -74,7 +74,7 @@ class ProcessRuntime(Runtime):
     async def launch(self) -> None:
         """Launch the host, make the object in it and call its ``start()``; begin its ``run()`` if it has one."""
         spec = self.slot.spec
-        options, environment = spec.options, self._environment()
+        options, environment = spec.options, self.environment_with(spec.options.get("env", {}))
         self.slot.ring.hide(spec.secret_texts(environment))
         cwd = fspath(options["cwd"]) if options.get("cwd") is not None else None
         with suppress(GuardError):  # the launch says it
@@ -92,16 +92,16 @@ class ProcessRuntime(Runtime):
             self._has_begun_object = True
             self._begun = await self.host.ask(partial(hosted.begin, recipe=self._recipe()))
         except LaunchError as error:
-            raise self._start_error(str(error)) from error.__cause__
+            raise self.start_error(str(error)) from error.__cause__
         except GuardError as error:
-            raise self._start_error(f"nobody would end it if this process died: {error}") from error
+            raise self.unguarded(error) from error
         except HostGoneError as error:
-            raise self._start_error(f"its process ended with {error} before it was ready{self._limit}") from None
+            raise self.start_error(f"its process ended with {error} before it was ready{self._limit}") from None
         except (MemoryError, RuntimeError) as error:
             if not self._limit or not (isinstance(error, MemoryError) or str(error) == NO_THREAD):
                 raise
             where = "its constructor" if self.phase == "construct" else f"{self.phase}()"
-            raise self._start_error(f"{where} raised {describe_error(error)}{self._limit}") from error
+            raise self.start_error(f"{where} raised {describe_error(error)}{self._limit}") from error
         self.endpoint = HostedEndpoint(
             self.slot, self.host.connect, self._begun.methods, self.host.is_over, self.host.exited.result
         )
@@ -130,10 +130,6 @@ class ProcessRuntime(Runtime):
         )
         self.guard.register(lease, child.output)
 
-    def _environment(self) -> dict[str, str]:
-        inherited = {name: value for name, value in environ.items() if name not in HIDDEN_VARIABLES}
-        return {**inherited, **self.slot.spec.options.get("env", {}), **self.instance.environment}
-
     def _recipe(self) -> hosted.Recipe:
         spec, policy = self.slot.spec, self.slot.spec.policy
         return hosted.Recipe(
@@ -150,18 +146,6 @@ class ProcessRuntime(Runtime):
             is_scheduled=policy.cron is not None,
             notes_use=policy.idle_timeout_s is not None,
             finder=pickle.dumps(partial(find_from, self.host.address, self.instance.id)),
-        )
-
-    def _start_error(self, problem: str) -> ServiceStartError:
-        lines = self.slot.ring.last_words(since=self._first_line)
-        pid = f" (pid {self.pid})" if self.pid is not None else ""
-        said = "\nIts last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
-        return ServiceStartError(
-            self.slot.ring.mask(f"service {self.slot.name!r}{pid} did not start: {problem}.{said}"),
-            service=self.slot.name,
-            phase=self.phase,
-            exit_code=self.exit_code,
-            log_lines=lines,
         )
 
     # -- what it tells by itself ---------------------------------------------------------------------------
@@ -199,7 +183,7 @@ class ProcessRuntime(Runtime):
         try:
             await self._ask("run_once")
         except HostGoneError as error:
-            raise self._start_error(f"its process ended with {error} during its run") from None
+            raise self.start_error(f"its process ended with {error} during its run") from None
 
     async def idle_for_s(self) -> float:
         """Return for how long no call has been inside; 0 while one is, or while its ``is_idle()`` says no."""
@@ -227,7 +211,7 @@ class ProcessRuntime(Runtime):
             service=self.slot.name,
             phase=self.phase,
             exit_code=self.exit_code,
-            log_lines=self.slot.ring.last_words(since=self._first_line),
+            log_lines=self.slot.ring.last_words(since=self.first_line),
         )
 
     async def kill(self) -> None:

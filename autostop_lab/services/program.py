@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from os import environ, fspath
+from os import fspath
 from typing import Any
 
 from autostop_lab.exceptions import ServiceStartError, ServiceStopError
@@ -22,9 +22,10 @@ from autostop_lab.reaper.guard import GuardError
 from autostop_lab.reaper.lease import Lease
 from autostop_lab.reaper.processes import listener_pids
 from autostop_lab.services.child import Child, LaunchError, launch_problem
+from autostop_lab.services.children import ChildRuntime
 from autostop_lab.services.command import MAIN_PORT, Command, CommandEndpoint, fill, placeholders
 from autostop_lab.services.handle import ServiceHandle
-from autostop_lab.services.logs import SHOWN_LOG_LINES, LogRing
+from autostop_lab.services.logs import LogRing
 from autostop_lab.services.ports import free_ports, takers_of
 from autostop_lab.services.probes import NotReadyError, Probe
 from autostop_lab.services.runtime import Exit, LocalRuntime, UnhealthyError, details_of
@@ -43,8 +44,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.25
 LOOK_TIMEOUT_S = 0.5
 #: What is shown of the output of ``stop_argv``, in bytes.
 SHOWN_STOP_BYTES = 65536
-#: Variables that are ours and must not reach a program.
-HIDDEN_VARIABLES = ("AUTOSTOP_LAB_API_KEY",)
 
 
 class PortLostError(Exception):
@@ -93,7 +92,7 @@ class Launched:
             )
 
 
-class ProgramRuntime(LocalRuntime):
+class ProgramRuntime(ChildRuntime, LocalRuntime):
     """One life of a program.
 
     Parameters
@@ -114,7 +113,7 @@ class ProgramRuntime(LocalRuntime):
         self._probe: Probe | None = None
         self._port_names: list[str] = []
         self._chosen_ports: dict[str, int] = {}
-        self._first_line = slot.ring.mark
+        self.first_line = slot.ring.mark
         self._child: Child | None = None
         self._tree: Tree | None = None
         self._helper: subprocess.Popen[bytes] | None = None
@@ -149,7 +148,7 @@ class ProgramRuntime(LocalRuntime):
         end = await asyncio.shield(self.exited)
         await self.settle()
         if not end.is_clean:
-            raise self._start_error(f"its run ended with {end}")
+            raise self.start_error(f"its run ended with {end}")
 
     async def idle_for_s(self) -> float:
         """Return for how long its ``is_idle()`` has said yes."""
@@ -171,10 +170,10 @@ class ProgramRuntime(LocalRuntime):
             except (PortLostError, ServiceStartError) as error:
                 if not await self._has_lost_port(error):
                     if isinstance(error, PortLostError):
-                        raise self._start_error(str(error)) from error
+                        raise self.start_error(str(error)) from error
                     raise
                 if attempt == PORT_TRIES - 1:
-                    raise self._start_error(f"each of {PORT_TRIES} chosen ports was taken by others first") from error
+                    raise self.start_error(f"each of {PORT_TRIES} chosen ports was taken by others first") from error
                 await self._undo_launch()
             else:
                 return
@@ -199,7 +198,7 @@ class ProgramRuntime(LocalRuntime):
                 self._chosen_ports[name] = free_ports.choose(self.command.host)
         except OSError as error:
             problem = f"no free port could be looked for ({error})"
-            raise self._start_error(". ".join(filter(None, [problem, way_out(error)]))) from error
+            raise self.start_error(". ".join(filter(None, [problem, way_out(error)]))) from error
         self.command._autostop_attach(
             self.context,
             port=self._chosen_ports.get(MAIN_PORT, self._fixed_port),
@@ -226,7 +225,7 @@ class ProgramRuntime(LocalRuntime):
         pids = await self.in_thread(lambda: takers_of(self.command.host, port), "port")
         if pids is not None:
             owner = f" by pid {min(pids)}" if pids else ""
-            raise self._start_error(
+            raise self.start_error(
                 f"port {port} is taken{owner} already. End that program, or write {{port}} to have a free one chosen"
             )
 
@@ -236,7 +235,7 @@ class ProgramRuntime(LocalRuntime):
         cwd = self.fill(fspath(command.cwd)) if command.cwd is not None else None
         environment = self._environment()
         self.slot.ring.hide(self.slot.spec.secret_texts(environment))
-        self._first_line = self.slot.ring.mark
+        self.first_line = self.slot.ring.mark
         try:
             self._child = Child.launch(
                 argv,
@@ -247,9 +246,9 @@ class ProgramRuntime(LocalRuntime):
                 contain=command.contain,
             )
         except LaunchError as error:
-            raise self._start_error(str(error)) from error.__cause__
+            raise self.start_error(str(error)) from error.__cause__
         except GuardError as error:
-            raise self._unguarded(error) from error
+            raise self.unguarded(error) from error
         self._register(self._child)
 
     def _register(self, child: Child) -> None:
@@ -273,10 +272,7 @@ class ProgramRuntime(LocalRuntime):
         try:
             self.guard.register(lease, child.output)
         except GuardError as error:
-            raise self._unguarded(error) from error
-
-    def _unguarded(self, error: GuardError) -> ServiceStartError:
-        return self._start_error(f"nobody would end it if this process died: {error}")
+            raise self.unguarded(error) from error
 
     def _adopt_child(self) -> None:
         """Take up, on the event loop, a program that was launched in a thread."""
@@ -305,9 +301,7 @@ class ProgramRuntime(LocalRuntime):
             self._adopt_child()
 
     def _environment(self) -> dict[str, str]:
-        inherited = {name: value for name, value in environ.items() if name not in HIDDEN_VARIABLES}
-        added = {name: self.fill(value) for name, value in self.command.env.items()}
-        return {**inherited, **added, **self.instance.environment}
+        return self.environment_with({name: self.fill(value) for name, value in self.command.env.items()})
 
     async def _wait_ready(self) -> None:
         probe = self._probe
@@ -341,7 +335,7 @@ class ProgramRuntime(LocalRuntime):
         end = self.exited.result()
         is_daemon = end.is_clean and bool(await self.known_pids() - {self.pid})
         hint = ", and left processes running: it is a daemon. Run it in the foreground" if is_daemon else ""
-        return self._start_error(f"it ended with {end} before it was ready{hint}")
+        return self.start_error(f"it ended with {end} before it was ready{hint}")
 
     def _no_answer(self, probe: Probe) -> str:
         return f"{probe.describe(self.fill)} gave no answer within {probe.attempt_timeout_s:g} s"
@@ -380,22 +374,6 @@ class ProgramRuntime(LocalRuntime):
         self._child = self._tree = None
         self._was_killed = False
         self.exited = asyncio.get_running_loop().create_future()
-
-    def texts(self, count: int | None = None) -> tuple[str, ...]:
-        """Return the last `count` lines since the program was launched (all that are kept if None), oldest first."""
-        return self.slot.ring.texts(count, since=self._first_line)
-
-    def _start_error(self, problem: str) -> ServiceStartError:
-        lines = self.texts(SHOWN_LOG_LINES)
-        pid = f" (pid {self.pid})" if self.pid is not None else ""
-        said = "\nIts last lines:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
-        return ServiceStartError(
-            self.slot.ring.mask(f"service {self.slot.name!r}{pid} did not start: {problem}.{said}"),
-            service=self.slot.name,
-            phase=self.phase,
-            exit_code=self.exit_code,
-            log_lines=lines,
-        )
 
     async def known_pids(self) -> frozenset[int]:
         """Look at who is part of this program's tree now, and return their pids."""

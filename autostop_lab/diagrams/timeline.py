@@ -19,8 +19,9 @@ ROW = 22
 _HEAD, _LEFT = 26, 350
 _ROOM = WIDTH - MARGIN - _LEFT
 _NAME = Column(MARGIN + 8, 308)
-_ENDING = frozenset({ServiceState.STOPPING, ServiceState.KILLING, JobState.CANCELLING})
 _AT_REST = SERVICE_TABLE.at_rest
+# Of a row with more steps than so many, those that would be shorter than so many pixels are left out.
+_MANY, _SHORTEST = 30, 12
 
 Steps = tuple[tuple[str, float], ...]
 
@@ -37,6 +38,8 @@ def timeline(snapshot: Snapshot, theme: Theme) -> Drawing:
     out = [*_axis(whole, height - 8, theme)]
     for number, (name, steps, grace_s, is_job) in enumerate(rows):
         top = _HEAD + ROW * number
+        if len(steps) > _MANY:
+            steps = merged(steps, whole * _SHORTEST / _ROOM)
         out.append(cell(name, _NAME, top + 15, bold=is_job))
         out += _bars(steps, now_s, whole, top, grace_s, theme)
     return Drawing(height, "".join(out))

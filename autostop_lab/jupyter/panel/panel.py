@@ -43,7 +43,10 @@ LOG_LINES = 14
 #: Services that get a button each to be chosen by; more are chosen from a list. So are those with long names.
 MOST_TOGGLES, LONGEST_TOGGLE = 6, 18
 #: How many bytes each region may send in a second, on average.
-BUDGET = {"message": 3e3, "head": 1.2e4, "fleet": 3.2e4, "timeline": 1.6e4, "machine": 2e4, "log": 1.2e4, "flow": 1.2e4}
+BUDGET = {
+    **{"message": 3e3, "head": 1.2e4, "fleet": 3.2e4, "timeline": 1.4e4},
+    **{"machine": 2e4, "log": 1.2e4, "flow": 1.2e4},
+}
 #: How many moves of the chosen service are marked as its way.
 SHOWN_MOVES = 12
 

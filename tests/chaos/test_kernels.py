@@ -179,7 +179,6 @@ def test_a_kernel_that_was_killed_leaves_nothing_and_the_next_one_says_so(kernel
     assert "ended without closing. Cleaned within" in said
     assert "polite stopped" in said
     assert "deaf killed" in said
-    assert "store" in said
 
 
 def test_an_interrupt_ends_the_job_once_and_cleans_it(lasting_kernel: Notebook) -> None:

@@ -337,9 +337,9 @@ def orphans(owner: MakeOwner) -> Iterator[tuple[Owner, list[int], Path]]:
     """An owner that died with its reaper, the pids of its programs, which live, and the journal."""
     dead = owner("fleet", count=3, deaf=0)
     pids = dead.said("there")["pids"]
+    groups = groups_of(dead.left())  # the host's too, which ends by itself
     kill_both(dead)
     (folder,) = dead.folders()
-    groups = groups_of(pids)
     yield dead, pids, folder / "journal.json"
     end_for_sure(pids)
     for group in groups:  # of whom nobody answers for any more

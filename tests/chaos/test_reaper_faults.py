@@ -343,9 +343,14 @@ def orphans(owner: MakeOwner) -> Iterator[tuple[Owner, list[int], Path]]:
     yield dead, pids, folder / "journal.json"
     end_for_sure(pids)
     for group in groups:  # of whom nobody answers for any more
-        with suppress(FileNotFoundError):
-            eventually(lambda group=group: not group.exists() or not (group / "cgroup.procs").read_text())
-            group.rmdir()
+        eventually(lambda group=group: is_removed(group), group)
+
+
+def is_removed(group: Path) -> bool:
+    """Remove a control group, if nobody is in it any more; return whether it is gone."""
+    with suppress(OSError):
+        group.rmdir()
+    return not group.exists()
 
 
 def groups_of(pids: Iterable[int]) -> list[Path]:

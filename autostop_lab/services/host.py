@@ -7,6 +7,7 @@ deadlines. It imports little, since its start is waited for.
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import os
 import pickle
@@ -16,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -200,6 +202,21 @@ def limit_memory(limit_mb: float) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 
+def leave(code: int) -> None:
+    """End this process, with what others have registered for its exit, but without a wait for its threads and children.
+
+    Those have had their stop and cleanup; what is left of them is swept.
+    """
+    try:
+        if (children := sys.modules.get("multiprocessing.util")) is not None:
+            atexit.unregister(children._exit_function)  # it would join them
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    finally:
+        os._exit(code)
+
+
 def main() -> None:
     """Check in with the owner whose socket the command line names, and carry out what it wants."""
     _, address, instance_id = sys.argv
@@ -221,4 +238,9 @@ def main() -> None:
     host.watch_signals()
     if boot["memory_limit_mb"] is not None:
         limit_memory(boot["memory_limit_mb"])
-    host.run()
+    try:
+        host.run()
+    except BaseException:
+        traceback.print_exc()
+        leave(1)
+    leave(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import re
 import signal
@@ -323,6 +324,31 @@ def test_a_term_from_outside_stops_and_cleans(hosted: MakeLife, tmp_path: Path) 
 
     assert life.exit().code == 0
     assert (tmp_path / "diary").read_text().split() == ["init", "start", "stop", "cleanup"]
+
+
+@pytest.mark.parametrize("end", ["TERM", "stop"])
+def test_its_exit_waits_for_no_child_and_calls_what_is_registered(hosted: MakeLife, tmp_path: Path, end: str) -> None:
+    path = tmp_path / "exits"
+
+    class Leaving(Worker):
+        def start(self) -> None:
+            atexit.register(path.touch)
+            self.thread = threading.Thread(target=time.sleep, args=(600,))
+            self.thread.start()
+
+    life = hosted(Leaving).start()
+    runtime, pid = life.runtime, life.handle.start_child("fork")
+    if end == "TERM":
+        os.kill(life.pid, signal.SIGTERM)
+        life.exit()
+        life.settle()
+    else:
+        life.stop()
+        life.clean()
+
+    assert runtime.exit_code == 0
+    assert path.exists()
+    eventually(lambda: not is_running(pid))
 
 
 def test_the_end_of_the_owner_s_connection_stops_and_cleans(hosted: MakeLife, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from autostop_lab.reaper.deaths import Death, current_place, mark_told, untold
+from autostop_lab.reaper.deaths import Death, mark_told, untold
 from autostop_lab.reaper.guard import GuardState, GuardStatus
+from autostop_lab.reaper.place import current_place
 from autostop_lab.reaper.sweep import SessionSeen, sessions, sweep
 
 logger = logging.getLogger("autostop_lab.environment")

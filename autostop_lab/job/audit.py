@@ -74,8 +74,8 @@ class Belongings:
         """Look."""
         threads = frozenset(thread for thread in threading.enumerate() if not _is_ours_or_the_kernels(thread))
         try:
-            # A child that is just starting the reaper is ours, as are the descriptors that lead to it.
-            return cls(threads, frozenset(_children()) - {current_guard().launcher_pid}, frozenset(_files()))
+            # A reaper and the child that is just starting it are ours, as are the descriptors that lead to it.
+            return cls(threads, frozenset(_children()) - current_guard().pids, frozenset(_files()))
         except OSError:
             return cls(threads, is_whole=False)
 

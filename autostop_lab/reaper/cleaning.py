@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autostop_lab.reaper.folders import is_id, private_problem, remove_all, short_folder
@@ -68,6 +68,7 @@ def clean(
     # In a control group those are killed too that were born since the look.
     groups = {i: recorded_group(Path(lease.folder)) for i, lease in estate.leases.items() if lease.folder is not None}
     pause_s = timings.wait_pause_s
+    undelivered: list[Send] = []
     while True:
         began = time.monotonic()
         try:
@@ -75,8 +76,8 @@ def clean(
         except OSError:  # no descriptor left, say: what cannot be seen is not gone
             seen = None
         if seen is not None:
-            for order in plan.step(seen, time.monotonic()):
-                deliver(order)
+            orders = [*undelivered, *plan.step(seen, time.monotonic())]
+            undelivered = [left for order in orders if (left := deliver(order)) is not None]
             for lease in plan.killing():
                 if (group := groups.get(lease.instance_id)) is not None:
                     group.kill()
@@ -155,8 +156,7 @@ def look(estate: Estate, plan: Plan) -> Seen:
     for lease in leases:
         leader, known = leader_of(lease), left[lease.instance_id]
         mine = set(found.get(lease.instance_id, ()))
-        if leader is not None and leader in found.get(str(lease.pid), ()):
-            mine.add(leader)
+        mine.update(each for each in found.get(str(lease.pid), ()) if each == leader)  # as it is now, with its group
         for number in (lease.pid, lease.program_pid):
             in_session = found.get(str(number), [])
             # The session's number is its own only while somebody is in it who is known by another sign.
@@ -188,12 +188,25 @@ def drop_refused(estate: Estate) -> list[str]:
     return problems
 
 
-def deliver(order: Send) -> None:
-    """Send the signals of an order, to this very process or the group that it leads."""
+def deliver(order: Send) -> Send | None:
+    """Send the signals of an order, to this very process or the group that it leads.
+
+    Returns
+    -------
+    Send or None
+        What of it could not be sent just now, since no descriptor is left, say; None if nothing.
+    """
+    for done, number in enumerate(order.signals):
+        try:
+            _deliver_one(order, number)
+        except OSError:
+            return replace(order, signals=order.signals[done:])
+    return None
+
+
+def _deliver_one(order: Send, number: int) -> None:
     if not order.to_group:
-        for number in order.signals:
-            send_signal(order.process, number)
+        send_signal(order.process, number)
     elif order.process.pid > 1 and is_alive(order.process):
-        for number in order.signals:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(order.process.pid, number)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(order.process.pid, number)

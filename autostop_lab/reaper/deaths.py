@@ -6,8 +6,6 @@ They lie as small files in ``<temp>/autostop_lab-<uid>/deaths/``, the newest `KE
 from __future__ import annotations
 
 import json
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -95,18 +93,6 @@ class Death:
 def default_root() -> Path:
     """Return the folder for all sessions of this user."""
     return root_in(tempfile.gettempdir())
-
-
-def current_place() -> str:
-    """Return what tells this process from others for a person: its notebook, else its script, else its folder."""
-    if notebook := os.environ.get("JPY_SESSION_NAME"):
-        return notebook
-    script: str | None = getattr(sys.modules.get("__main__"), "__file__", None)
-    try:
-        # A kernel's script is the same for all kernels.
-        return os.getcwd() if script is None or "ipykernel" in script else os.path.abspath(script)
-    except FileNotFoundError:  # its working directory was removed
-        return script or ""
 
 
 def death_of(estate: Estate, cleaned: Cleaned, *, why: str, died_at: float) -> Death:

@@ -20,7 +20,7 @@ from enum import StrEnum
 from autostop_lab.reaper import forks
 from autostop_lab.reaper.lease import Lease
 from autostop_lab.reaper.link import Link
-from autostop_lab.reaper.outbox import Outbox
+from autostop_lab.reaper.outbox import Entry, Outbox
 from autostop_lab.reaper.session import Session, current_session, end_session
 from autostop_lab.reaper.talk import IDLE_S, StartError, Talk
 from autostop_lab.reaper.timings import DEFAULT, Timings
@@ -92,7 +92,10 @@ class Guard:
         self._lock = threading.RLock()  # a signal may come, and say goodbye, while the main thread holds it
         self._outbox: Outbox | None = None
         self._link: Link | None = None
-        self._has_reaper = threading.Event()  # one that guards, or the news that there is none
+        self._news = threading.Condition(self._lock)  # of the four that follow
+        self._has_reaper = False  # one that guards
+        self._attempt = 0  # number of the last reaper that was launched, or should have been
+        self._failed_attempt = 0  # and of the one after which those who waited were told that there is none
         self._is_done = threading.Event()
         self._is_wanted = False  # by somebody who waits
         self._failure = ""  # why none could be started
@@ -111,10 +114,13 @@ class Guard:
         return self._status
 
     @property
-    def launcher_pid(self) -> int | None:
-        """Pid of a child process that is just starting a reaper; None if there is none."""
+    def pids(self) -> frozenset[int]:
+        """Pids of the reaper, which is a child of whoever adopts orphans, and of the process that starts it."""
         link = self._link
-        return link.launcher_pid if link is not None else None
+        if link is None:
+            return frozenset()
+        reaper_pid = link.reaper.pid if link.reaper is not None else None
+        return frozenset(pid for pid in (link.launcher_pid, reaper_pid) if pid is not None)
 
     def on_change(self, listener: Callable[[GuardStatus], None]) -> Callable[[], None]:
         """Have `listener` called with each new status, in the guard's thread; return what takes that back."""
@@ -134,7 +140,7 @@ class Guard:
         GuardError
             This process has said goodbye, or is another one by now.
         """
-        self._begin()
+        self._begin().wake()
 
     def _begin(self) -> Outbox:
         with self._lock:
@@ -145,8 +151,6 @@ class Guard:
             if self._is_done.is_set():
                 raise GuardError(self._failure or "the guard has ended")
             self._is_wanted = True
-            if self._failure:
-                self._has_reaper.clear()  # it is tried again
             if self._outbox is None:
                 self._outbox = self._start()
             return self._outbox
@@ -171,9 +175,16 @@ class Guard:
         GuardError
             There is no reaper, and none can be started.
         """
-        self._begin().wake()
-        if not self._has_reaper.wait(self._timings.register_timeout_s) or self._failure:
-            raise GuardError(self._problem())
+        with self._news:
+            outbox, attempt = self._begin(), self._attempt
+            outbox.wake()
+            # The failure of an attempt that went on already says nothing of the next.
+            self._news.wait_for(
+                lambda: self._has_reaper or self._failed_attempt > attempt or self._is_done.is_set(),
+                self._timings.register_timeout_s,
+            )
+            if not self._has_reaper:
+                raise GuardError(self._problem())
 
     def _problem(self) -> str:
         why = f": {self._last_problem}" if self._last_problem else ""
@@ -255,48 +266,56 @@ class Guard:
         last = GuardStatus(GuardState.OFF)
         try:
             while tries_to_say_bye < TRIES_TO_SAY_BYE:
-                self._is_wanted = False
+                with self._lock:
+                    self._is_wanted = False
+                    self._attempt += 1
                 tries_to_say_bye += self.is_bye_asked
                 problem = self._live_one_reaper(outbox)
                 if problem is None or (self.is_bye_asked and outbox.is_empty):
                     return
                 self._note_death(outbox, problem)
+                if self.is_bye_asked and self._failure and outbox.is_empty:
+                    return
         except Exception:
             logger.exception("the guard has failed: the services of this process are guarded no more")
-            last = GuardStatus(GuardState.DEGRADED, self._fail(outbox, "the guard has failed"))
+            last = GuardStatus(GuardState.DEGRADED, self._fail(outbox, outbox.waiting(), "the guard has failed"))
         finally:
             self._is_done.set()
+            with self._news:
+                self._news.notify_all()
             outbox.close()
             self._set_status(last)
 
     def _live_one_reaper(self, outbox: Outbox) -> str | None:
         """Start a reaper and talk to it; return why it is gone, None if it was told goodbye."""
+        waiting = outbox.waiting()
         try:
             self._link = Link()
         except (OSError, ValueError, TypeError) as error:
-            return self._fail(outbox, f"the reaper could not be started: {error}")
+            return self._fail(outbox, waiting, f"the reaper could not be started: {error}")
         try:
             problem = Talk(self._link, self.session, outbox, self, self._timings).run()
             self._stillborn = 0 if self._link.reaper is not None else self._stillborn + 1
             if self._stillborn >= MOST_STILLBORN:
-                problem = self._fail(outbox, "the reaper could not be started: it ends before it says that it is there")
+                why = "the reaper could not be started: it ends before it says that it is there"
+                problem = self._fail(outbox, waiting, why)
             return problem
         except StartError as error:
-            return self._fail(outbox, str(error))
+            return self._fail(outbox, waiting, str(error))
         except OSError as error:  # no descriptor left, say: for the moment there is none
-            return self._fail(outbox, f"the reaper cannot be talked to: {error}")
+            return self._fail(outbox, waiting, f"the reaper cannot be talked to: {error}")
         finally:
-            if not self._failure:
-                self._has_reaper.clear()
+            self._has_reaper = False
             self._link.close()
             self._link = None
             outbox.close_unused()
 
-    def _fail(self, outbox: Outbox, why: str) -> str:
-        """Tell all who wait that there is no reaper."""
-        self._failure = why
-        self._has_reaper.set()
-        outbox.refuse_waiting(why)
+    def _fail(self, outbox: Outbox, waiting: list[Entry], why: str) -> str:
+        """Tell those who waited already when this attempt began that there is no reaper."""
+        with self._news:
+            self._failure, self._failed_attempt, self._has_reaper = why, self._attempt, False
+            self._news.notify_all()
+        outbox.refuse(waiting, why)
         return why
 
     def _note_death(self, outbox: Outbox, problem: str) -> None:
@@ -305,9 +324,12 @@ class Guard:
         pauses_s = self._timings.respawn_pauses_s
         until = time.monotonic() + pauses_s[min(self._recent_deaths(), len(pauses_s)) - 1]
         self.judge()
-        # Whoever needs one that could not be started has it tried again at once.
-        while time.monotonic() < until and not self.is_bye_asked and not (self._failure and self._is_wanted):
-            outbox.sleep(max(until - time.monotonic(), 0.0))
+        # Whoever needs one that could not be started has it tried again at once; if nobody does, it is not.
+        while not self.is_bye_asked and not (self._failure and self._is_wanted):
+            left_s = IDLE_S if self._failure and outbox.is_empty else until - time.monotonic()
+            if left_s <= 0:
+                return
+            outbox.sleep(left_s)
             outbox.close_unused()
 
     def _recent_deaths(self) -> int:
@@ -320,8 +342,9 @@ class Guard:
 
     def note_greeted(self) -> None:
         """Hear that the reaper guards the session."""
-        self._failure = ""
-        self._has_reaper.set()
+        with self._news:
+            self._failure, self._has_reaper = "", True
+            self._news.notify_all()
 
     def note_journal(self, problem: str) -> None:
         """Hear why the journal cannot be written, "" if it can again."""

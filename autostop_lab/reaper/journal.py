@@ -14,17 +14,21 @@ import fcntl
 import json
 import os
 import stat
+import struct
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from autostop_lab.reaper.folders import private_problem
-from autostop_lab.reaper.lease import Estate, Lease, LeaseError, is_time, owner_from_json, session_problem
-from autostop_lab.reaper.processes import boot_id
+from autostop_lab.reaper.lease import Estate, Lease, LeaseError, is_time, process_from_json, session_problem
+from autostop_lab.reaper.processes import Process, boot_id, process
 
 JOURNAL_NAME = "journal.json"
 LOCK_NAME = "lock"
 SET_ASIDE_NAME = "journal.set-aside"
+# How the system says who holds a lock: the layout of its answer, and where in that the kind of lock stands.
+_FLOCK = ("qqihh", 3) if sys.platform == "darwin" else ("hhqqi4x", 0)
 #: What the journals of this version of the package look like.
 SCHEMA = 1
 #: A longer one is no journal, in bytes.
@@ -59,6 +63,11 @@ class Journal:
         else:
             asked_at = self._estate.asked_at.get(instance_id)
             self._texts[instance_id] = json.dumps({**lease.as_json(), "asked_at": asked_at}, separators=(",", ":"))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody has removed it."""
+        return not self._path.exists()
 
     def write(self) -> None:
         """Write it, in one step for whoever reads it; `OSError` if that fails, and then the old one stays."""
@@ -176,7 +185,7 @@ def _estate_of(value: Any, folder: Path) -> Estate:
         session_id=session_id,
         path=path,
         folder=folder,
-        owner=owner_from_json(value.get("owner")),
+        owner=process_from_json(value.get("owner"), "an owner"),
         boot_id=boot,
         place=place,
     )
@@ -242,6 +251,16 @@ class SessionLock:
             pass
         os.close(descriptor)
         return False
+
+    def holder(self) -> Process | None:
+        """Return who holds it, this process aside; None if nobody does, or that cannot be told."""
+        layout, place = _FLOCK
+        question = [0] * place + [fcntl.F_WRLCK] + [0] * (4 - place)
+        with open(self._path, "rb+", opener=lambda path, _: os.open(path, os.O_RDWR | os.O_NOFOLLOW)) as file:
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *question))
+        values = struct.unpack(layout, answer)
+        pid = values[4] if place == 0 else values[2]
+        return process(pid) if values[place] != fcntl.F_UNLCK and pid > 0 else None
 
     def release(self) -> None:
         """Let go of it; may be called twice."""

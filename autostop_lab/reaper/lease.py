@@ -159,13 +159,16 @@ class Estate:
     asked_at: dict[str, float] = field(default_factory=dict)
 
 
-def owner_from_json(value: object) -> Process:
-    """Read the identity of an owner; what is not an identity raises `LeaseError`."""
+def process_from_json(value: object, what: str) -> Process:
+    """Read the identity of a process; anything else raises `LeaseError`, which names it `what`.
+
+    An owner may have pid 1: it is what a container begins with.
+    """
     if not isinstance(value, Mapping):
-        raise LeaseError("an owner has to be an object")
+        raise LeaseError(f"{what} has to be an object")
     pid, started = value.get("pid"), value.get("started")
-    if not isinstance(pid, int) or not 1 < pid < MAX_PID or not isinstance(started, str) or not started.isdigit():
-        raise LeaseError("an owner has to have a pid and a start time")
+    if not isinstance(pid, int) or not 1 <= pid < MAX_PID or not isinstance(started, str) or not started.isdigit():
+        raise LeaseError(f"{what} has to have a pid and a start time")
     return identity(pid, started)
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from autostop_lab.reaper import forks
-from autostop_lab.reaper.lease import identity, owner_from_json
-from autostop_lab.reaper.processes import SESSION_VARIABLE, Process, send_signal
+from autostop_lab.reaper.lease import identity, process_from_json
+from autostop_lab.reaper.processes import SESSION_VARIABLE, Process, process, send_signal
 from autostop_lab.reaper.protocol import Lines, decode, encode
 
 # The first process forks before it imports anything and ends, so that the reaper is soon nobody's descendant: a
@@ -117,7 +117,7 @@ class Link:
             for line in self._lines.feed(data):
                 message = decode(line)
                 if (ready := message.get("ready")) is not None:
-                    self.reaper = owner_from_json(ready)
+                    self.reaper = process_from_json(ready, "a reaper")
                     self._first.wait()
                 messages.append(message)
 
@@ -143,3 +143,13 @@ class Link:
             with suppress(OSError):
                 self._first.kill()
         self._first.wait()
+        if self.reaper is not None:
+            self._reap(self.reaper)
+
+    @staticmethod
+    def _reap(reaper: Process) -> None:
+        """Wait for a dead reaper where this process adopts orphans, as one with pid 1 does."""
+        with suppress(OSError):
+            now = process(reaper.pid)
+            if now is not None and now == reaper and now.is_zombie and now.parent_pid == os.getpid():
+                os.waitpid(reaper.pid, os.WNOHANG)

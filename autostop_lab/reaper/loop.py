@@ -34,7 +34,7 @@ from autostop_lab.reaper.lease import (
     LeaseError,
     is_time,
     lease_problem,
-    owner_from_json,
+    process_from_json,
     session_problem,
 )
 from autostop_lab.reaper.outputs import READ_BYTES, Outputs
@@ -94,7 +94,9 @@ class Reaper:
         assert me is not None
         self._me = me
         self._lines = Lines()
-        self._descriptors: deque[int] = deque()  # that came along and belong to requests not handled yet
+        # Those that came along and belong to requests not handled yet; None for one that was lost on its way.
+        self._descriptors: deque[int | None] = deque()
+        self._are_descriptors_lost = False
         self._replies = bytearray(encode({"ready": {"pid": me.pid, "started": me.started}}))
         self._outputs = Outputs()
         self._timings = Timings()
@@ -115,6 +117,7 @@ class Reaper:
         self._selector.register(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
         while not self._is_over:
             self._serve_once()
+        self._selector.close()
         self._socket.close()
         if self._estate is not None:
             self._clean(self._estate)
@@ -138,8 +141,13 @@ class Reaper:
             is_open = self._read()
             self._is_over = self._is_over or not is_open
             self._write()
-        if has_owner_ended and self._watch is not None:
-            if self._watch.has_ended():
+        if has_owner_ended and self._watch is not None and not self._is_over:
+            try:
+                has_ended = self._watch.has_ended()
+            except OSError:  # no descriptor is left for that look: another will tell
+                time.sleep(self._timings.wait_pause_s)
+                return
+            if has_ended:
                 self._is_over = True
             elif self._watch.descriptor is not None:  # it cannot be relied upon: from now on we look
                 self._selector.unregister(self._watch.descriptor)
@@ -154,12 +162,14 @@ class Reaper:
         taken = 0
         while taken < BATCH_BYTES:
             try:
-                data, descriptors, _, _ = socket.recv_fds(self._socket, READ_BYTES, READ_DESCRIPTORS)
+                data, descriptors, flags, _ = socket.recv_fds(self._socket, READ_BYTES, READ_DESCRIPTORS)
             except BlockingIOError:
                 break
             except OSError:
-                data, descriptors = b"", []
+                data, descriptors, flags = b"", [], 0
             self._descriptors.extend(descriptors)
+            if flags & socket.MSG_CTRUNC and not descriptors:
+                self._descriptors.append(None)
             if not data:
                 is_open = False
                 break
@@ -173,14 +183,35 @@ class Reaper:
 
     def _answer(self, line: bytes | None) -> bytes:
         try:
-            request = decode_request(line)
             try:
-                self._carry_out(request)
+                request = decode_request(line)
+            except RefusedError:
+                self._lose_descriptors()
+                raise
+            has_descriptor = request.op == "register" and request.body.get("fds") == 1
+            descriptor = self._take_descriptor() if has_descriptor else None
+            try:
+                self._carry_out(request, descriptor)
             except Exception as error:  # whatever it is: a reaper that ends guards nobody
+                if descriptor is not None:
+                    os.close(descriptor)
                 raise RefusedError(str(error) or type(error).__name__, request.seq) from None
         except RefusedError as refused:
             return nak(refused)
         return ack(request.seq)
+
+    def _take_descriptor(self) -> int | None:
+        descriptor = self._descriptors.popleft() if self._descriptors else None
+        if descriptor is not None and self._are_descriptors_lost:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    def _lose_descriptors(self) -> None:
+        """Forget descriptors, from now on: one may have come with a line that was not understood."""
+        self._are_descriptors_lost = self._are_descriptors_lost or bool(self._descriptors)
+        while self._descriptors:
+            self._take_descriptor()
 
     def _write(self) -> None:
         while self._replies:
@@ -194,7 +225,7 @@ class Reaper:
         self._selector.modify(self._socket, wanted)
 
     def _write_journal(self) -> None:
-        if self._journal is None or not self._is_journal_old:
+        if self._journal is None or not (self._is_journal_old or self._journal.is_lost):
             return
         problem = ""
         try:
@@ -208,7 +239,7 @@ class Reaper:
 
     # -- requests ------------------------------------------------------------------------------------------
 
-    def _carry_out(self, request: Request) -> None:
+    def _carry_out(self, request: Request, descriptor: int | None) -> None:
         body = request.body
         if request.op == "hello":
             self._hello(body)
@@ -218,20 +249,15 @@ class Reaper:
             return
         if self._estate is None or self._journal is None:
             raise RefusedError("the owner has not said whose session it is")
+        if request.op == "there":
+            return
         if request.op == "synced":
             for instance_id in self._inherited:
                 self._forget(self._estate, instance_id)
             self._inherited.clear()
             return
         if request.op == "register":
-            descriptor = self._descriptors.popleft() if body.get("fds") == 1 and self._descriptors else None
-            try:
-                instance_id = self._register(self._estate, Lease.from_json(body.get("lease")))
-            except LeaseError:
-                if descriptor is not None:
-                    os.close(descriptor)
-                raise
-            self._outputs.keep(instance_id, descriptor)
+            instance_id = self._register(self._estate, Lease.from_json(body.get("lease")))
         else:
             instance_id = str(body.get("instance_id"))
             if request.op == "asked":
@@ -242,6 +268,8 @@ class Reaper:
                 self._forget(self._estate, instance_id)
         self._journal.note(instance_id)
         self._is_journal_old = True
+        if request.op == "register":
+            self._outputs.keep(instance_id, descriptor)
 
     def _forget(self, estate: Estate, instance_id: str) -> None:
         estate.leases.pop(instance_id, None)
@@ -268,7 +296,7 @@ class Reaper:
         if not all(isinstance(text, str) for text in texts) or not isinstance(body.get("timings", {}), dict):
             raise RefusedError("a greeting has to name session, path, folder and place")
         session_id, path, folder, place = (str(text) for text in texts)
-        owner = owner_from_json(body.get("owner"))
+        owner = process_from_json(body.get("owner"), "an owner")
         estate = Estate(
             session_id=session_id, path=path, folder=Path(folder), owner=owner, boot_id=boot_id(), place=place
         )

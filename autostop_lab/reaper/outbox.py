@@ -170,10 +170,15 @@ class Outbox:
                 entry.is_sent = True
         return requests, unsent
 
-    def refuse_waiting(self, why: str) -> None:
-        """Tell all who wait for a registration that there is no reaper."""
+    def waiting(self) -> list[Entry]:
+        """Return the leases whose registration somebody waits for."""
         with self._lock:
-            for entry in self._entries.values():
+            return [entry for entry in self._entries.values() if not entry.answered.is_set()]
+
+    def refuse(self, waiting: list[Entry], why: str) -> None:
+        """Tell those who wait for these that there is no reaper."""
+        with self._lock:
+            for entry in waiting:
                 entry.settle(why)
 
     def close_unused(self) -> None:

@@ -3,7 +3,8 @@
 The law: a service is asked to end when nothing that needs it is left; its whole group gets the polite signal, once
 (programs take a second one for "at once"); what is left of it when its program has ended is asked one by one;
 after its grace period everything of it is killed, again and again, until three looks in a row were empty; a shim
-that adopts the program's orphans goes last, since without it they would be lost from sight. The whole has a cap:
+that adopts the program's orphans goes last, since without it they would be lost from sight. The whole has a cap,
+which is never shorter than the grace periods in their order:
 then whoever was not asked yet is asked, and soon all is killed. What carries the session's id and belongs to no
 lease (a program that was launched but not yet registered) is asked at once.
 """
@@ -204,6 +205,19 @@ def _needed(leases: Iterable[Lease]) -> Callable[[Lease], bool]:
     return is_needed
 
 
+def longest_grace_s(leases: Collection[Lease]) -> float:
+    """Return how long the grace periods last, in seconds, if all are used up: level by level, each its longest."""
+    total_s, rest = 0.0, list(leases)
+    while rest:
+        needed = _needed(rest)
+        # Those that wait for each other are asked together.
+        level = [lease for lease in rest if not needed(lease)] or rest
+        total_s += max(lease.stop_grace_s for lease in level)
+        ids = {lease.instance_id for lease in level}
+        rest = [lease for lease in rest if lease.instance_id not in ids]
+    return total_s
+
+
 class Plan:
     """The cleaning of one session.
 
@@ -224,8 +238,11 @@ class Plan:
     ) -> None:
         self._began = began
         self._timings = timings
-        self._cap_at = began + timings.total_cap_s
         self._endings = [_Ending(lease) for lease in leases]
+        # What users gave their services to end is theirs, one after the other if it has to be.
+        longer_s = max(longest_grace_s([ending.lease for ending in self._endings]) - timings.total_cap_s, 0.0)
+        self._cap_at = began + timings.total_cap_s + longer_s
+        self._give_up_at = began + timings.give_up_s + longer_s
         for ending in self._endings:
             if (at := asked_at.get(ending.lease.instance_id)) is not None:
                 # A time that is to come would be a grace period without end.
@@ -236,7 +253,7 @@ class Plan:
     @property
     def give_up_at(self) -> float:
         """When what is still there is abandoned."""
-        return self._began + self._timings.give_up_s
+        return self._give_up_at
 
     @property
     def is_done(self) -> bool:

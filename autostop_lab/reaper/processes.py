@@ -12,6 +12,7 @@ from __future__ import annotations
 import calendar
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -48,6 +49,8 @@ class Process:
         it, which a program that we launch leads as well.
     is_zombie : bool
         Whether it is dead and only waits to be reaped.
+    is_stopped : bool
+        Whether it is suspended by a signal.
     """
 
     pid: int
@@ -56,6 +59,7 @@ class Process:
     group: int = field(compare=False)
     session: int = field(compare=False)
     is_zombie: bool = field(compare=False)
+    is_stopped: bool = field(default=False, compare=False)
 
 
 def _from_proc(pid: int) -> Process | None:
@@ -67,7 +71,7 @@ def _from_proc(pid: int) -> Process | None:
     state, parent, group, session, threads, started = (values[i].decode() for i in (0, 1, 2, 3, 17, 19))
     # A program whose first thread has ended is shown as a zombie, too, while its other threads go on.
     is_zombie = state in ("Z", "X") and int(threads) <= 1
-    return Process(pid, started, int(parent), int(group), int(session), is_zombie)
+    return Process(pid, started, int(parent), int(group), int(session), is_zombie, state == "T")
 
 
 def _from_ps(arguments: list[str]) -> Iterator[Process]:
@@ -75,7 +79,7 @@ def _from_ps(arguments: list[str]) -> Iterator[Process]:
     for line in _output_of(command).splitlines():
         pid, parent, group, state, text = line.split(None, 4)
         started = calendar.timegm(time.strptime(text.strip(), "%a %b %d %H:%M:%S %Y"))
-        yield Process(int(pid), str(started), int(parent), int(group), int(group), state.startswith("Z"))
+        yield Process(int(pid), str(started), int(parent), int(group), int(group), state[0] == "Z", state[0] == "T")
 
 
 def _output_of(command: list[str]) -> str:
@@ -139,17 +143,20 @@ def _ids_in_environment(pid: int) -> Iterable[str]:
 
 
 def _ids_of_open_markers(pid: int) -> Iterator[str]:
-    for path in _open_files(pid):
+    for link, path in _open_files(pid):
         if (path := path.removesuffix(" (deleted)")).endswith("/" + MARKER_NAME):
-            yield from path.split("/")
+            with suppress(*_GONE_OR_FOREIGN):
+                if not os.lstat(link).st_mode & stat.S_IRUSR:  # who can read it has opened it by itself
+                    yield from path.split("/")
 
 
-def _open_files(pid: int) -> Iterator[str]:
+def _open_files(pid: int) -> Iterator[tuple[str, str]]:
+    """Yield the link in ``/proc`` of each descriptor of a process, and where it leads."""
     folder = f"/proc/{pid}/fd"
     with suppress(*_GONE_OR_FOREIGN):
         for entry in os.listdir(folder):
             with suppress(*_GONE_OR_FOREIGN):
-                yield os.readlink(f"{folder}/{entry}")
+                yield (link := f"{folder}/{entry}"), os.readlink(link)
 
 
 def _ids_without_proc(pids: Collection[int]) -> dict[int, frozenset[str]]:
@@ -263,7 +270,15 @@ def send_signal(known: Process, signal_number: int) -> bool:
     try:
         descriptor = open_pidfd(known.pid)
         # The descriptor pins whoever has the pid now; only then is the start time worth comparing.
-        if not is_alive(known):
+        try:
+            is_there = is_alive(known)
+        except OSError:
+            if descriptor is None:
+                raise
+            os.close(descriptor)  # it was the last one that there was
+            descriptor = None
+            is_there = is_alive(known)
+        if not is_there:
             return False
         if descriptor is not None:
             signal.pidfd_send_signal(descriptor, signal_number)
@@ -302,7 +317,7 @@ def listener_pids(port: int) -> frozenset[int] | None:
         return frozenset(map(int, text.split()))
     sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
     pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()] if sockets else []
-    return frozenset(pid for pid in pids if not sockets.isdisjoint(_open_files(pid)))
+    return frozenset(pid for pid in pids if any(path in sockets for _, path in _open_files(pid)))
 
 
 def _listening_inodes(port: int) -> Iterator[str]:

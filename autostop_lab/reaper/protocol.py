@@ -3,7 +3,8 @@
 The reaper begins with ``{"ready": {...}}``. Each request has a number, ``seq``, and an operation, ``op``; its
 answer is ``{"ack": seq}`` or ``{"nak": seq, "why": "..."}``. A request with ``"fds": 1`` brings a descriptor along:
 the read end of a program's output, which the reaper drains when the owner no longer does, so that a program which
-logs while it ends is not killed by SIGPIPE. A line that is not understood is refused, and does nothing.
+logs while it ends is not killed by SIGPIPE. ``there`` asks for nothing but an answer. A line that is not understood
+is refused, and does nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 #: A longer line is refused, in bytes.
 MAX_LINE_BYTES = 1 << 20
-OPERATIONS = frozenset({"hello", "synced", "register", "asked", "release", "bye"})
+OPERATIONS = frozenset({"hello", "synced", "register", "asked", "release", "there", "bye"})
 
 
 class RefusedError(Exception):

@@ -21,6 +21,7 @@ from autostop_lab.reaper.folders import UnsafeFolderError as UnsafeFolderError
 from autostop_lab.reaper.folders import make_private_under, remove_all, root_in
 from autostop_lab.reaper.groups import RECORD_NAME, Group
 from autostop_lab.reaper.lease import Lease
+from autostop_lab.reaper.place import current_place
 from autostop_lab.reaper.processes import MARKER_NAME, SESSION_VARIABLE
 
 
@@ -95,7 +96,8 @@ class Instance:
     def open_marker(self) -> int:
         """Return a descriptor open on its marker; give it to the process as it is, then `close_marker` it."""
         path = self._make(MARKER_NAME)
-        return forks.opened(lambda: os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # A stranger may read it for a reason of its own; nobody but ours has it open for writing alone.
+        return forks.opened(lambda: os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     @staticmethod
     def close_marker(descriptor: int) -> None:
@@ -167,6 +169,8 @@ class Session:
         ``outer/inner``: the ids of the sessions and instances that this process lives in, then its own.
     folder : Path
         Its folder.
+    place : str
+        Notebook or script that it belongs to. A script's is not known any more while the interpreter ends.
     guard : Keeper or None
         Who sees to it that a reaper knows what it owns; None if nobody does.
     """
@@ -178,6 +182,7 @@ class Session:
         self.path = f"{outer}/{self.id}" if outer else self.id
         self._root = root_in(tempfile.gettempdir())
         self.folder = self._root / self.id
+        self.place = current_place()
         self.guard: Keeper | None = None
         self._lock = threading.Lock()
 

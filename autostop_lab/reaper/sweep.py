@@ -6,6 +6,7 @@ A session with a living owner is never touched. The lock keeps two sweepers from
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from contextlib import suppress
@@ -19,7 +20,7 @@ from autostop_lab.reaper.folders import is_id, private_problem, remove_all
 from autostop_lab.reaper.journal import JournalError, SessionLock, is_of_this_boot
 from autostop_lab.reaper.lease import Estate, Lease
 from autostop_lab.reaper.policy import End, Outcome
-from autostop_lab.reaper.processes import find_owned, is_alive
+from autostop_lab.reaper.processes import find_owned, is_alive, process, send_signal
 from autostop_lab.reaper.timings import DEFAULT, Timings
 
 
@@ -97,7 +98,10 @@ def _is_locked(folder: Path) -> bool:
         return True  # this very process sweeps
     lock = SessionLock(folder)
     try:
-        return not lock.take(create=False)
+        if lock.take(create=False):
+            return False
+        holder = lock.holder()
+        return holder is None or not holder.is_stopped
     except OSError:
         return False
     finally:
@@ -143,7 +147,7 @@ def _sweep_one(folder: Path, timings: Timings) -> Death | None:
         return None
     lock = SessionLock(folder)
     try:
-        if not lock.take():
+        if not lock.take() and not _take_from_suspended(lock, folder, timings):
             return None  # its reaper lives, or another sweeper cleans it
         estate = journal.read(folder)
         return None if _owner_lives(estate) else _clean(estate, timings)
@@ -152,6 +156,23 @@ def _sweep_one(folder: Path, timings: Timings) -> Death | None:
         return _distrusted(folder, str(error))
     finally:
         lock.release()
+
+
+def _take_from_suspended(lock: SessionLock, folder: Path, timings: Timings) -> bool:
+    """Wake up whoever holds a lock and is suspended, though the owner is dead; return whether the lock is ours now.
+
+    One that stays suspended would hold it for ever, and is killed.
+    """
+    holder = None if _owner_lives(journal.read(folder)) else lock.holder()
+    if holder is None or not holder.is_stopped or not send_signal(holder, signal.SIGCONT):
+        return False
+    until = time.monotonic() + timings.lock_timeout_s
+    while (now := process(holder.pid)) is not None and now == holder and now.is_stopped:
+        if time.monotonic() > until:
+            send_signal(holder, signal.SIGKILL)
+            return lock.take(timeout_s=timings.lock_timeout_s)
+        time.sleep(timings.wait_pause_s)
+    return False  # it goes on by itself
 
 
 def _clean(estate: Estate, timings: Timings) -> Death:
@@ -191,8 +212,14 @@ def _remove_unmarked(folder: Path, timings: Timings) -> None:
     """Remove the folder of a session that has no journal, if it is old and nothing of the session lives."""
     is_set_aside = os.path.lexists(folder / journal.SET_ASIDE_NAME)
     age_s = time.time() - folder.lstat().st_mtime
-    is_old = age_s > (timings.set_aside_age_s if is_set_aside else timings.unmarked_age_s)
-    if is_old and not find_owned(frozenset({folder.name}), since=""):
-        with suppress(OSError):
-            remove_instances(folder)
-            remove_all(folder)
+    if age_s <= (timings.set_aside_age_s if is_set_aside else timings.unmarked_age_s):
+        return
+    lock = SessionLock(folder)
+    try:
+        # A reaper that lives will write its journal anew.
+        if lock.take() and not find_owned(frozenset({folder.name}), since=""):
+            with suppress(OSError):
+                remove_instances(folder)
+                remove_all(folder)
+    finally:
+        lock.release()

@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from autostop_lab.reaper.deaths import current_place
 from autostop_lab.reaper.link import Link
 from autostop_lab.reaper.outbox import Entry, Outbox
 from autostop_lab.reaper.processes import process
@@ -68,6 +67,7 @@ class Talk:
         self._sent: dict[int, tuple[float, Callable[[str], None] | None]] = {}
         self._is_greeted = False
         self._bye_seq: int | None = None
+        self._heard_at = time.monotonic()
         self._boot_until = time.monotonic() + timings.boot_timeout_s
 
     def run(self) -> str | None:
@@ -108,6 +108,8 @@ class Talk:
             messages = self._reaper.receive()
             if messages is None:
                 return "it has ended"
+            if messages:
+                self._heard_at = time.monotonic()
             for message in messages:
                 if "failed" in message:
                     return f"it has failed: {message['failed']}"
@@ -118,6 +120,8 @@ class Talk:
                 return problem
             if self._is_greeted:
                 self._line_up()
+                if not self._sent and self._due_in_s() <= 0:
+                    self._send({"op": "there"})  # one that is suspended would be missed only when it is needed
                 patience_s = self._hearer.judge()
 
     def _due_in_s(self) -> float:
@@ -127,10 +131,10 @@ class Talk:
         if self._sent:
             oldest = next(iter(self._sent.values()))[0]
             return max(oldest + self._timings.ack_timeout_s - now, 0.0)
-        return IDLE_S
+        return max(self._heard_at + self._timings.still_there_s - now, 0.0)
 
     def _overdue(self) -> str | None:
-        if self._due_in_s() > 0:
+        if self._due_in_s() > 0 or (self._reaper.reaper is not None and not self._sent):
             return None
         if self._reaper.reaper is None:
             raise StartError(f"the reaper did not start within {self._timings.boot_timeout_s:g} s")
@@ -155,7 +159,7 @@ class Talk:
                 "session_id": session.id,
                 "path": session.path,
                 "folder": str(session.folder),
-                "place": current_place(),
+                "place": session.place,
                 "owner": {"pid": me.pid, "started": me.started},
                 "timings": asdict(self._timings),
             },

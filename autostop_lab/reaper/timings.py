@@ -15,6 +15,8 @@ class Timings:
         From the launch of a reaper until it says that it is there; then it counts as one that cannot be started.
     ack_timeout_s : float
         From sending a request until its answer; then the reaper counts as stuck, is killed and replaced.
+    still_there_s : float
+        From the last word of a reaper until it is asked whether it is still there.
     register_timeout_s : float
         From the call of `Guard.register` until it gives up, whatever it waits for: boot, answer, replacement.
     bye_timeout_s : float
@@ -32,7 +34,8 @@ class Timings:
     owner_poll_s : float
         Between looks whether the owner is alive, where the system does not tell of its end by itself.
     total_cap_s : float
-        From the beginning of a cleaning until those that were not asked to end, in whatever order, are asked.
+        From the beginning of a cleaning until those that were not asked to end, in whatever order, are asked; it is
+        longer, and `give_up_s` with it, where the grace periods of all levels are.
     last_grace_s : float
         From then until everything that is left is killed.
     stray_grace_s : float
@@ -58,6 +61,7 @@ class Timings:
 
     boot_timeout_s: float = 10.0
     ack_timeout_s: float = 2.0
+    still_there_s: float = 5.0
     register_timeout_s: float = 15.0
     bye_timeout_s: float = 0.5
     respawn_pauses_s: tuple[float, ...] = (0.0, 0.1, 1.0, 5.0)

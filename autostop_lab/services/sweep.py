@@ -19,20 +19,21 @@ from dataclasses import dataclass, field
 from autostop_lab.origin import thread_name
 from autostop_lab.reaper.groups import Group
 from autostop_lab.reaper.processes import Process, find_owned, is_alive, send_signal
+from autostop_lab.reaper.timings import DEFAULT
 from autostop_lab.services.threads import post
 
 logger = logging.getLogger("autostop_lab.services")
 
 #: Empty looks in a row before a tree counts as gone.
-LOOKS_NEEDED = 3
+LOOKS_NEEDED = DEFAULT.looks_needed
 #: Looks at a shim that should have ended by itself before it is woken up, and as many again before it is killed.
 SHIM_LOOKS = 100
 #: Pause between looks that confirm emptiness, and between looks that wait for something to end, in seconds.
-CONFIRM_PAUSE_S = 0.003
+CONFIRM_PAUSE_S = DEFAULT.confirm_pause_s
 WAIT_PAUSE_S = 0.02
 #: A pause is at least so many times as long as the look before it: on a machine with many processes, waiting for
 #: something to end must not take a whole processor.
-PAUSE_PER_LOOK = 4
+PAUSE_PER_LOOK = DEFAULT.pause_per_look
 
 
 @dataclass(eq=False)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from autostop_lab.environment.aftermath import describe_death, describe_guard, describe_session, news
-from autostop_lab.reaper.deaths import Death, ServiceEnd, current_place, record
+from autostop_lab.reaper.deaths import Death, ServiceEnd, record
 from autostop_lab.reaper.folders import root_in
 from autostop_lab.reaper.guard import GuardState, GuardStatus
+from autostop_lab.reaper.place import current_place
 from autostop_lab.reaper.sweep import SessionSeen
 
 

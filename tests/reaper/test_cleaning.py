@@ -15,7 +15,7 @@ import pytest
 from autostop_lab.reaper import cleaning, journal
 from autostop_lab.reaper.cleaning import clean
 from autostop_lab.reaper.journal import Journal
-from autostop_lab.reaper.policy import Outcome
+from autostop_lab.reaper.policy import Outcome, Send
 from autostop_lab.reaper.processes import process
 from autostop_lab.reaper.timings import Timings
 from tests.reaper.estates import estate_in, lease_of, lease_of_program, write
@@ -157,3 +157,49 @@ def test_who_was_asked_is_noted(tmp_path: Path, launch: Launch) -> None:
 
     assert seen[0].keys() == {lease.instance_id}
     assert all(asked_at == seen[0] for asked_at in seen)
+
+
+def test_what_cannot_be_signalled_just_now_is_signalled_later_and_once(
+    tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = launch()
+    estate = estate_in(tmp_path)
+    write(estate, lease_of_program(estate, program.pid))
+    real, sent = os.killpg, []
+
+    def killpg(group: int, number: int) -> None:
+        sent.append(number)
+        if len(sent) in (1, 3):
+            raise OSError(24, "Too many open files")
+        if number != signal.SIGTERM:
+            real(group, number)
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    cleaning.deliver(order := Send(process(program.pid), (signal.SIGTERM, signal.SIGCONT), to_group=True))  # type: ignore[arg-type]
+    left = cleaning.deliver(order)
+    assert left is not None
+    assert left.signals == (signal.SIGCONT,)
+    assert cleaning.deliver(left) is None
+
+    assert sent == [signal.SIGTERM, signal.SIGTERM, signal.SIGCONT, signal.SIGCONT]
+
+
+def test_a_cleaning_goes_on_when_a_signal_cannot_be_sent(
+    tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = launch()
+    estate = estate_in(tmp_path)
+    write(estate, lease_of_program(estate, program.pid))
+    real, failures = os.killpg, [OSError(24, "Too many open files")]
+
+    def killpg(group: int, number: int) -> None:
+        if failures:
+            raise failures.pop()
+        real(group, number)
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    cleaned = clean(estate, TIMINGS)
+
+    assert not failures
+    assert [end.outcome for end in cleaned.ends] == [Outcome.STOPPED]
+    assert program.wait() == -signal.SIGTERM

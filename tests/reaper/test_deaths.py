@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from autostop_lab.reaper import deaths as module
-from autostop_lab.reaper.deaths import KEPT, Death, ServiceEnd, current_place, deaths, mark_told, record, untold
+from autostop_lab.reaper.deaths import KEPT, Death, ServiceEnd, deaths, mark_told, record, untold
 from autostop_lab.reaper.folders import root_in
+from autostop_lab.reaper.place import current_place
 
 
 def death(number: int = 1, place: str = "a.ipynb") -> Death:
@@ -132,4 +132,4 @@ def test_a_script_is_known_by_its_path_and_anything_else_by_its_folder(
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     monkeypatch.setattr(sys.modules["__main__"], "__file__", script, raising=False)
 
-    assert module.current_place() == place
+    assert current_place() == place

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autostop_lab.reaper.lease import Lease, LeaseError, lease_problem, owner_from_json, session_problem
+from autostop_lab.reaper.lease import Lease, LeaseError, lease_problem, process_from_json, session_problem
 from autostop_lab.reaper.processes import Process
 from tests.reaper.estates import estate_in, lease_of
 
@@ -79,10 +79,14 @@ def test_what_is_no_object_or_lacks_a_field_is_refused(value: object) -> None:
         Lease.from_json(value)
 
 
-@pytest.mark.parametrize("value", [None, {}, {"pid": 5}, {"pid": 1, "started": "5"}, {"pid": 5, "started": "x"}])
-def test_what_is_not_the_identity_of_an_owner_is_refused(value: object) -> None:
-    with pytest.raises(LeaseError):
-        owner_from_json(value)
+@pytest.mark.parametrize("value", [None, {}, {"pid": 5}, {"pid": 0, "started": "5"}, {"pid": 5, "started": "x"}])
+def test_what_is_not_the_identity_of_a_process_is_refused_by_its_name(value: object) -> None:
+    with pytest.raises(LeaseError, match=r"^a reaper has to "):
+        process_from_json(value, "a reaper")
+
+
+def test_an_owner_may_be_what_a_container_begins_with() -> None:
+    assert process_from_json({"pid": 1, "started": "5"}, "an owner").pid == 1
 
 
 def test_a_program_of_the_owner_is_accepted(tmp_path: Path) -> None:

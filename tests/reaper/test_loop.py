@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,7 +181,7 @@ def test_a_second_greeting_is_refused(wire: Wire) -> None:
         ({"folder": "/tmp"}, "does not belong into"),
         ({"folder": None}, "has to name"),
         ({"owner": {}}, "an owner"),
-        ({"owner": {"pid": 1, "started": "1"}}, "an owner"),
+        ({"owner": {"pid": 0, "started": "1"}}, "an owner"),
         ({"timings": {"colour": 1}}, "colour"),
         ({"timings": []}, "has to name"),
     ],
@@ -363,6 +365,71 @@ def test_an_output_that_came_with_a_refused_lease_is_let_go_of(wire: Wire) -> No
     with pytest.raises(BrokenPipeError):
         os.write(writes, b"x")
     os.close(writes)
+
+
+def is_read(writes: int) -> bool:
+    """Return whether anybody can still read what is written into a pipe."""
+    try:
+        os.write(writes, b"x")
+    except BrokenPipeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("has_greeted", [False, True])
+def test_an_output_that_came_with_what_is_refused_is_nobody_else_s(wire: Wire, has_greeted: bool) -> None:
+    refused, ours = os.pipe(), os.pipe()
+    if has_greeted:
+        wire.hello()
+        wire.link.send({"seq": 77, "op": "register", "lease": 5, "fds": 1}, refused[0])
+        wire.wait_for(lambda: 77 in wire.answers)
+    else:
+        assert "whose session" in wire.register(lease_of(wire.estate), refused[0])
+        wire.hello()
+    lease = lease_of(wire.estate)
+    wire.register(lease, ours[0])
+    os.close(refused[0])
+    os.close(ours[0])
+
+    assert (is_read(refused[1]), is_read(ours[1])) == (False, True)
+    wire.ask("release", instance_id=lease.instance_id)
+    os.close(refused[1])
+    os.close(ours[1])
+
+
+def test_after_a_line_that_nobody_understands_no_output_is_mistaken_for_another(wire: Wire) -> None:
+    wire.hello()
+    lost, ours = os.pipe(), os.pipe()
+    socket.send_fds(wire.link._socket, [b'{"op": "register", "fds": 1}\n'], [lost[0]])
+    lease = lease_of(wire.estate)
+    assert wire.register(lease, ours[0]) == ""
+    os.close(lost[0])
+    os.close(ours[0])
+
+    assert (is_read(lost[1]), is_read(ours[1])) == (False, False)
+    wire.ask("release", instance_id=lease.instance_id)
+    os.close(lost[1])
+    os.close(ours[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a limit is set by the process itself alone")
+def test_an_output_that_found_no_free_descriptor_is_not_mistaken_for_the_next(wire: Wire) -> None:
+    wire.hello()
+    lost, ours = os.pipe(), os.pipe()
+    usual = resource.prlimit(wire.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(wire.pid, resource.RLIMIT_NOFILE, (3, usual[1]))
+    first, second = lease_of(wire.estate), lease_of(wire.estate, "other")
+    wire.register(first, lost[0])
+    resource.prlimit(wire.pid, resource.RLIMIT_NOFILE, usual)
+    assert wire.register(second, ours[0]) == ""
+    wire.ask("release", instance_id=first.instance_id)
+    os.close(lost[0])
+    os.close(ours[0])
+
+    assert (is_read(lost[1]), is_read(ours[1])) == (False, True)
+    wire.ask("release", instance_id=second.instance_id)
+    os.close(lost[1])
+    os.close(ours[1])
 
 
 # -- the end -----------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_the_first_outcome_holds(outbox: Outbox) -> None:
 
 def test_only_those_that_wait_are_refused_when_there_is_no_reaper(outbox: Outbox) -> None:
     registered, waiting = settled(outbox.add(lease("a"), None)), outbox.add(lease("b"), None)
-    outbox.refuse_waiting("none can be started")
+    outbox.refuse(outbox.waiting(), "none can be started")
 
     assert (registered.refusal, waiting.refusal) == ("", "none can be started")
     assert outbox.leases() == [registered.lease]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,6 +31,46 @@ def all_gone(owner: Owner) -> None:
 
 def outcomes(owner: Owner) -> dict[str, str]:
     return {end.name: end.outcome for end in owner.cleaned().services}
+
+
+def test_a_reaper_without_a_free_descriptor_cleans_all_the_same(own: Own) -> None:
+    daemon = "import os, time\nif os.fork(): os._exit(0)\nos.setsid(); time.sleep(1000)"
+    owner = own(f"{ONE}\nown(python({daemon!r}))")
+    reaper = owner.reaper
+    limit = max(map(int, os.listdir(f"/proc/{reaper}/fd"))) + 1
+    resource.prlimit(reaper, resource.RLIMIT_NOFILE, (limit, limit))
+    owner.kill()
+
+    all_gone(owner)
+    assert [(end.name, end.outcome) for end in owner.cleaned().services] == [("it", "stopped")] * 2
+
+
+CONTAINED = """\
+import os
+from autostop_lab import Command, LocalEnvironment
+env = LocalEnvironment("first")
+program = env.register_service("program", Command, ["sleep", "1000"])
+env.run(lambda: program.health().details["pid"])
+job = env.submit(autostop=True)
+leaks = [str(leak) for leak in job.report.leaks]
+print(os.getpid(), job.result() > 1, job.report.services[0].outcome, leaks)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="only root can be another's pid 1")
+def test_an_owner_may_be_what_a_container_begins_with(tmp_path: Path) -> None:
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no namespace of processes can be made here")
+    done = subprocess.run(
+        [*unshare, sys.executable, "-c", CONTAINED],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stdout == "1 True stopped []\n", done.stderr
 
 
 # -- how an owner may go -----------------------------------------------------------------------------------

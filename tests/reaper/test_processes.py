@@ -166,6 +166,27 @@ def test_a_process_that_is_gone_is_not_signalled() -> None:
     assert not send_signal(found, 0)
 
 
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="there are no pidfds")
+def test_the_last_free_descriptor_is_enough_for_a_signal(child: Children, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = child(SLEEP)
+    real, opened = os.pidfd_open, []
+
+    def open_last(pid: int) -> int:
+        opened.append(real(pid))
+        return opened[0]
+
+    def look(known: Process) -> bool:
+        if Path(f"/proc/self/fd/{opened[0]}").exists():
+            raise OSError(24, "Too many open files")
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pidfd_open", open_last)
+        patch.setattr(processes, "is_alive", look)
+        assert send_signal(found, signal.SIGTERM)
+    eventually(lambda: not is_alive(found))
+
+
 @pytest.mark.parametrize("error", [OSError(38, "ENOSYS"), PermissionError(1, "EPERM"), OSError(24, "EMFILE")])
 def test_without_a_pidfd_the_pid_is_used(child: Children, error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(pid: int) -> int:
@@ -208,6 +229,18 @@ def test_a_process_is_found_by_an_open_marker(child: Children, tmp_path: Path) -
         found = child(SLEEP, pass_fds=(marker.fileno(),))
 
     assert owned("store-2", "session-1") == {"store-2": {found.pid}, "session-1": {found.pid}}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how a file was opened")
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_a_stranger_that_reads_a_marker_is_not_ours(child: Children, tmp_path: Path, mode: str) -> None:
+    folder = tmp_path / "store-2"
+    folder.mkdir()
+    (folder / MARKER_NAME).touch()
+    with open(folder / MARKER_NAME, mode) as marker:
+        child(SLEEP, pass_fds=(marker.fileno(),))
+
+    assert owned("store-2") == {}
 
 
 def test_a_process_is_found_by_a_marker_that_was_removed(child: Children, tmp_path: Path) -> None:

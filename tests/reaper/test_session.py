@@ -313,6 +313,15 @@ def test_a_marker_is_a_private_file_that_no_program_inherits_by_accident(session
         assert path.parent.name.startswith("store-")
 
 
+def test_a_session_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/x/job.py", raising=False)
+    session = Session()
+    monkeypatch.delattr(sys.modules["__main__"], "__file__")  # as the interpreter does before it calls what is left
+
+    assert session.place == "/x/job.py"
+
+
 def test_a_fork_in_the_moment_of_an_open_marker_does_not_carry_it_on(marker: int) -> None:
     assert is_open(marker)
     assert in_fork(lambda: is_open(marker)) == "False"

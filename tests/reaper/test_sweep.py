@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from autostop_lab.reaper import journal
+from autostop_lab.reaper import sweep as module
 from autostop_lab.reaper.deaths import Death, deaths
 from autostop_lab.reaper.folders import root_in
 from autostop_lab.reaper.journal import JOURNAL_NAME, SET_ASIDE_NAME
-from autostop_lab.reaper.processes import SESSION_VARIABLE, process
+from autostop_lab.reaper.processes import SESSION_VARIABLE, Process, process, send_signal
 from autostop_lab.reaper.sweep import sessions, sweep
 from autostop_lab.reaper.timings import Timings
 from tests.reaper.estates import SESSION_ID, estate_in, lease_of, lease_of_program, write
@@ -301,6 +303,84 @@ def test_not_while_somebody_carries_its_id(tmp_path: Path, launch: Launch) -> No
     swept(tmp_path)
 
     assert folder.exists()
+
+
+@pytest.fixture
+def hold_lock() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
+    """Have another process hold the lock of a session until it reads the end of its input."""
+    held: list[subprocess.Popen[str]] = []
+    code = (
+        "import sys; from pathlib import Path; from autostop_lab.reaper.journal import SessionLock;"
+        "lock = SessionLock(Path(sys.argv[1])); print(lock.take(), flush=True); sys.stdin.read()"
+    )
+
+    def hold(folder: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", code, str(folder)]
+        holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        held.append(holder)
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "True\n"
+        return holder
+
+    yield hold
+    for holder in held:
+        holder.kill()
+        holder.communicate()
+
+
+HoldLock = Callable[[Path], subprocess.Popen[str]]
+
+
+def test_not_while_somebody_holds_its_lock(tmp_path: Path, hold_lock: HoldLock) -> None:
+    folder = estate_in(tmp_path).folder
+    holder = hold_lock(folder)
+    age(folder, 700)
+    swept(tmp_path)
+    assert folder.exists()
+    holder.communicate()
+    swept(tmp_path)
+
+    assert not folder.exists()
+
+
+def test_who_is_suspended_in_the_middle_of_a_cleaning_is_woken_up(tmp_path: Path, hold_lock: HoldLock) -> None:
+    holder = hold_lock(write(estate_in(tmp_path)))
+    holder.send_signal(signal.SIGSTOP)
+    eventually(lambda: psutil.Process(holder.pid).status() == psutil.STATUS_STOPPED)
+    assert [seen.is_being_cleaned for seen in sessions(root=root_in(tmp_path))] == [False]
+
+    assert swept(tmp_path) == []
+    assert psutil.Process(holder.pid).status() != psutil.STATUS_STOPPED
+    assert [seen.is_being_cleaned for seen in sessions(root=root_in(tmp_path))] == [True]
+
+
+def test_who_stays_suspended_in_the_middle_of_a_cleaning_is_killed(
+    tmp_path: Path, hold_lock: HoldLock, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estate = estate_in(tmp_path)
+    program = launch()
+    holder = hold_lock(write(estate, lease_of_program(estate, program.pid)))
+    holder.send_signal(signal.SIGSTOP)
+    eventually(lambda: psutil.Process(holder.pid).status() == psutil.STATUS_STOPPED)
+    real = send_signal
+
+    def lose_cont(known: Process, number: int) -> bool:
+        return number == signal.SIGCONT or real(known, number)
+
+    monkeypatch.setattr(module, "send_signal", lose_cont)
+    (death,) = swept(tmp_path, timings=Timings(lock_timeout_s=0.2))
+
+    assert ends_of(death) == {"store": "stopped"}
+    assert holder.wait() == -signal.SIGKILL
+
+
+def test_a_suspended_reaper_whose_owner_lives_is_left_alone(tmp_path: Path, hold_lock: HoldLock) -> None:
+    holder = hold_lock(write(estate_in(tmp_path, owner=process(os.getpid()))))
+    holder.send_signal(signal.SIGSTOP)
+    eventually(lambda: psutil.Process(holder.pid).status() == psutil.STATUS_STOPPED)
+    swept(tmp_path)
+
+    assert psutil.Process(holder.pid).status() == psutil.STATUS_STOPPED
 
 
 def test_not_soon_where_a_journal_was_set_aside(tmp_path: Path) -> None:

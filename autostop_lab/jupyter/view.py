@@ -196,13 +196,13 @@ class Displays:
 
     def _show_job(self, job: Job) -> None:
         if job.is_over:
-            raise NotImplementedError  # IPython then takes the still picture
+            raise NotImplementedError  # the word of IPython's protocol for "take the next formatter": the still picture
         self._show(JobSource(job))
 
     def _show_environment(self, environment: Environment) -> None:
         source = EnvironmentSource(environment)
         if source.is_over:
-            raise NotImplementedError
+            raise NotImplementedError  # as above
         self._show(source)
 
     def _show(self, source: Source) -> None:

@@ -16,7 +16,7 @@ from jupyter_client.manager import KernelManager
 from jupyter_core.utils import run_sync
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = float(os.environ.get("PATIENCE_S", "60"))
+PATIENCE_S = 60.0
 
 Message = dict[str, Any]
 COMMS = ("comm_open", "comm_msg")

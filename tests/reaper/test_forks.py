@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
 
 import pytest
 
 from autostop_lab.reaper import forks
+from tests.reaper.forking import in_fork
 
 # Since Python 3.12 it warns of a fork beside threads; here it is what is tested.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-
-
-def in_fork(function: Callable[[], object]) -> str:
-    """Return what a function returns in a forked child, as text."""
-    reads, writes = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            text = str(function())
-        except BaseException as error:
-            text = repr(error)
-        os.write(writes, text.encode())
-        os._exit(0)
-    os.close(writes)
-    with os.fdopen(reads) as file:
-        said = file.read()
-    os.waitpid(child, 0)
-    return said
 
 
 def is_open(descriptor: int) -> bool:

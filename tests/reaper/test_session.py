@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from autostop_lab.reaper import session as module
 from autostop_lab.reaper.processes import MARKER_NAME, SESSION_VARIABLE
 from autostop_lab.reaper.session import Session, UnsafeFolderError, current_session
+from tests.reaper.forking import in_fork
 
 # Since Python 3.12 it warns of a fork beside threads; here it is what is tested.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -32,24 +33,6 @@ def session(temp: Path) -> Session:
 
 def root(temp: Path) -> Path:
     return temp / f"autostop_lab-{os.getuid()}"
-
-
-def in_fork(function: Callable[[], object]) -> str:
-    """Return what a function returns in a forked child, as text."""
-    reads, writes = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            text = str(function())
-        except BaseException as error:
-            text = repr(error)
-        os.write(writes, text.encode())
-        os._exit(0)
-    os.close(writes)
-    with os.fdopen(reads) as file:
-        said = file.read()
-    os.waitpid(child, 0)
-    return said
 
 
 # -- ids ---------------------------------------------------------------------------------------------------
